@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One libvirt domain as the engine sees it, read from its live XML."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+
+@enum.unique
+class DomainState(enum.Enum):
+    """What libvirt says the domain does, as far as monitoring cares."""
+
+    RUNNING = "running"
+    #: Suspended by somebody: by Nova's pause, for a snapshot, while migrating, on an I/O error.
+    PAUSED = "paused"
+    #: On its way down, by its own will.
+    SHUTTING_DOWN = "shutting down"
+    SHUT_OFF = "shut off"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A virtio-serial channel of a domain; ``path`` is the host end's unix socket."""
+
+    name: str
+    path: str | None
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What Nova wrote about the instance into the domain's metadata; "" where it is silent.
+
+    ``name`` is the one its user gave it, ``project`` the project's id.
+    """
+
+    name: str
+    project: str
+    flavor: str
+    #: None: this Nova does not say (before release 32). Empty: the flavor has none.
+    extra_specs: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain: who it is, what it does, and the channels into it.
+
+    ``domain_id`` is libvirt's number of this run of the domain (it changes with every start,
+    restore and migration), or None when it does not run.
+    """
+
+    uuid: str
+    name: str
+    domain_id: int | None
+    state: DomainState
+    instance: Instance | None
+    channels: tuple[Channel, ...]
+    has_virtio_serial: bool
+
+
+#: Namespaces of Nova's metadata, the newest first; 1.0 is what releases up to Ussuri write.
+_NOVA_NAMESPACES = (
+    "{http://openstack.org/xmlns/libvirt/nova/1.1}",
+    "{http://openstack.org/xmlns/libvirt/nova/1.0}",
+)
+
+
+def parse_domain(xml: str, state: DomainState, domain_id: int | None) -> Domain:
+    """Read a domain's live XML.
+
+    Raises ValueError saying what is missing or wrong.
+    """
+    root = _root(xml)
+    return Domain(
+        uuid=_required_text(root, "uuid"),
+        name=_required_text(root, "name"),
+        domain_id=domain_id,
+        state=state,
+        instance=_instance(root),
+        channels=tuple(_channels(root)),
+        has_virtio_serial=root.find("devices/controller[@type='virtio-serial']") is not None,
+    )
+
+
+def _root(xml: str) -> ElementTree.Element:
+    # Metadata is written by whoever has rights on the libvirt socket. Entities are what makes
+    # XML dangerous; libvirt never writes any, so nothing is lost by refusing them.
+    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+        raise ValueError("domain XML has a DOCTYPE or an ENTITY, which libvirt never writes")
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314 - entities are refused above
+    except ElementTree.ParseError as error:
+        raise ValueError(f"domain XML is malformed: {error}") from error
+    if root.tag != "domain":
+        raise ValueError(f"not a domain: the outermost element is <{root.tag}>")
+    return root
+
+
+def _required_text(root: ElementTree.Element, tag: str) -> str:
+    text = _text(root, tag)
+    if not text:
+        raise ValueError(f"domain XML has no <{tag}>")
+    return text
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
+
+
+def _channels(root: ElementTree.Element) -> Iterator[Channel]:
+    for channel in root.iterfind("devices/channel"):
+        target, source = channel.find("target[@type='virtio']"), channel.find("source")
+        name = None if target is None else target.get("name")
+        path = None if source is None else source.get("path")
+        if name and (path or channel.get("type") == "unix"):
+            yield Channel(name, path or None)
+
+
+def _instance(root: ElementTree.Element) -> Instance | None:
+    for nova in _NOVA_NAMESPACES:
+        instance = root.find(f"metadata/{nova}instance")
+        if instance is not None:
+            return _read_instance(instance, nova)
+    return None
+
+
+def _read_instance(instance: ElementTree.Element, nova: str) -> Instance:
+    project = instance.find(f"{nova}owner/{nova}project")
+    flavor = instance.find(f"{nova}flavor")
+    return Instance(
+        name=_text(instance, f"{nova}name"),
+        project="" if project is None else project.get("uuid", ""),
+        flavor="" if flavor is None else flavor.get("name", ""),
+        extra_specs=_extra_specs(instance.find(f"{nova}flavor/{nova}extraSpecs"), nova),
+    )
+
+
+def _extra_specs(specs: ElementTree.Element | None, nova: str) -> Mapping[str, str] | None:
+    if specs is None:
+        return None
+    return {
+        spec.get("name", ""): spec.text or "" for spec in specs.iterfind(f"{nova}extraSpec[@name]")
+    }

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the operator decides for the whole host; the defaults of the ``<Module vmhb>`` stanza.
+
+Durations are seconds as float. ``config`` builds a Settings from collectd's configuration and
+checks it; whoever holds a Settings may rely on its values being consistent.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@enum.unique
+class Mode(enum.Enum):
+    """How far the engine may go; a first rollout walks through them in this order."""
+
+    #: Watch VMs that have a channel already; attach nothing, report nothing.
+    OBSERVE = "observe"
+    #: Attach channels as well; still report nothing.
+    ATTACH = "attach"
+    #: Attach channels and send notifications.
+    REPORT = "report"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Holds the host-wide settings and the bounds within which a flavor may choose."""
+
+    libvirt_uri: str = "qemu:///system"
+    mode: Mode = Mode.REPORT
+    state_dir: Path = Path("/var/lib/vmhb")
+
+    #: Port name used when the flavor names none, and the names a flavor may choose from.
+    channel_name: str = "org.openstack.vmhb.0"
+    channels_allowed: tuple[str, ...] = ("org.openstack.vmhb.0", "cgcs.heartbeat")
+
+    #: Period of the challenges, and how long an answer may take; None: 0.9 of the interval.
+    interval: float = 1.0
+    interval_min: float = 0.1
+    interval_max: float = 60.0
+    timeout: float | None = None
+    timeout_min: float = 0.05
+    timeout_max: float = 60.0
+
+    #: Misses in a row that make a VM FAILED, and answers in a row that make it well again.
+    miss_threshold: int = 5
+    miss_threshold_min: int = 2
+    miss_threshold_max: int = 100
+    recovery_threshold: int = 3
+    recovery_threshold_max: int = 100
+
+    #: Silence that is forgiven after a boot, a reboot, and a resume, restore or migration.
+    grace_period: float = 300.0
+    grace_period_max: float = 3600.0
+    grace_after_reboot: float = 120.0
+    grace_after_resume: float = 30.0
+
+    #: Whether a VM that never establishes a session is a fault, where the flavor is silent.
+    required: bool = False
+    #: A fault stays raised at least this long, against flapping.
+    hold_down: float = 30.0
+    #: Channels attached per second to VMs that are found running; a starting VM does not wait.
+    attach_rate: float = 1.0
+    #: Period of the full comparison with libvirt, which catches what events did not tell.
+    reconcile_interval: float = 30.0
