@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream of bytes -> lines of bounded length."""
+
+from __future__ import annotations
+
+#: Longest line in bytes: without our extension what the published end sends at most
+#: (StarlingX guest_heartbeat_msg_defs.h), with it the cap that we announce.
+BASE_MAX_LINE = 1056
+MAX_LINE = 16 * 1024
+
+
+class TooLong:
+    """Stands in the result for a line that was dropped because it outgrew the limit."""
+
+
+class LineSplitter:
+    """Cuts a byte stream at newlines and holds at most one unfinished line of ``limit`` bytes.
+
+    Messages stand between newlines on both sides, so empty lines mean nothing and are left out.
+    """
+
+    def __init__(self, limit: int = MAX_LINE) -> None:
+        self.limit = limit
+        self._rest = b""
+        self._dropping = False
+
+    def feed(self, data: bytes) -> list[bytes | TooLong]:
+        """Takes bytes as they came and returns the lines that they complete."""
+        *ended, rest = (self._rest + data).split(b"\n")
+        lines: list[bytes | TooLong] = []
+        for line in ended:
+            if self._dropping:
+                self._dropping = False
+            elif len(line) > self.limit:
+                lines.append(TooLong())
+            elif line.strip():
+                lines.append(line)
+        if self._dropping:
+            rest = b""
+        elif len(rest) > self.limit:
+            lines.append(TooLong())
+            self._dropping, rest = True, b""
+        self._rest = rest
+        return lines
+
+    def reset(self) -> None:
+        """Forgets the unfinished line: the stream begins anew."""
+        self._rest = b""
+        self._dropping = False

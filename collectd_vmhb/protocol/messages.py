@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line <-> one message: types, ranges and what is forgiven.
+
+A guest is untrusted and may be any implementation. What it sends is therefore read leniently
+where a known peer needs it, checked strictly where a value is used, and cleaned before it can
+reach a log. Whatever the bytes, `decode` returns a message or raises `ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, NoReturn, Union
+
+VERSION = 3
+REVISION = 1
+
+#: heartbeat_challenge is a C int at the other end; larger values are clamped there.
+CHALLENGE_MAX = 2**31 - 1
+#: A longer log_msg in a nack ends the published client (strcpy into char[224]).
+NACK_TEXT_MAX = 200
+#: Bounds of what one guest may report (docs/protocol.md, Limits).
+CHECKS_MAX = 64
+TEXT_MAX = 1024
+PERFDATA_MAX = 512
+AGE_MAX_MS = 10 * 365 * 24 * 3600 * 1000
+
+CHECK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+#: The published client does not escape log_msg, its last field: a quote in it breaks the JSON.
+#: The fields before it are still whole, and they are what tells that the guest is alive.
+_UNESCAPED_ANSWER = re.compile(
+    r'\s*\{[^{}\[\]"]*"version"\s*:\s*(?P<version>\d{1,9})\s*,'
+    r'[^{}\[\]]*?"msg_type"\s*:\s*"challenge_response"\s*,'
+    r'[^{}\[\]]*?"heartbeat_response"\s*:\s*(?P<response>\d{1,10})\s*,'
+    r'\s*"heartbeat_health"\s*:\s*"(?P<health>healthy|unhealthy)"\s*,'
+    r'\s*"corrective_action"\s*:\s*"[a-z_]{1,31}"\s*,'
+    r'\s*"log_msg"\s*:\s*"(?P<log>.*?)"?\s*\}?\s*',
+    re.DOTALL,
+)
+
+
+class ProtocolError(ValueError):
+    """A line that is no message of the protocol; the text says why, for a nack and the log."""
+
+
+@enum.unique
+class CheckStatus(enum.Enum):
+    """Outcome of a health check, in the words of the monitoring plugins' convention."""
+
+    OK = "ok"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One health check's hard status; ``age`` and ``duration`` in seconds, texts cleaned."""
+
+    name: str
+    status: CheckStatus
+    text: str
+    perfdata: str
+    age: float
+    duration: float
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Checks that changed, or a part of all of them; ``more`` announces the next part."""
+
+    checks: tuple[Check, ...]
+    more: bool
+
+
+@dataclass(frozen=True)
+class Init:
+    """The guest asks for a session; ``caps`` is None for a guest without our extension."""
+
+    invocation_id: int
+    name: str
+    interval_ms: int
+    caps: frozenset[str] | None
+    max_line: int
+
+
+@dataclass(frozen=True)
+class ChallengeResponse:
+    """The guest's answer; ``well_formed`` is False where it had to be read around an error."""
+
+    response: int
+    healthy: bool
+    log_msg: str
+    report: CheckReport | None
+    well_formed: bool = True
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The guest leaves on purpose."""
+
+    log_msg: str
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A well-formed message that this end does not handle."""
+
+    msg_type: str
+
+
+Message = Union[Init, ChallengeResponse, Exit, Unsupported]
+
+
+def clean_text(text: str, limit: int) -> str:
+    """Makes a guest's text safe to print: one line, no control or bidi characters, bounded."""
+    return _CONTROL.sub(" ", text).strip()[:limit]
+
+
+def encode(msg_type: str, sequence: int, **fields: Any) -> bytes:
+    """Builds one line to a guest, framed by newlines on both sides as the published ends do."""
+    message = {"version": VERSION, "revision": REVISION, "msg_type": msg_type, "sequence": sequence}
+    message.update(fields)
+    return b"\n" + json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """Reads one line from a guest; raises ProtocolError for anything that is no message."""
+    text = line.decode("utf-8", "replace")
+    try:
+        fields = json.loads(
+            text, strict=False, object_pairs_hook=_first_wins, parse_constant=_refuse_constant
+        )
+    except ProtocolError:
+        raise
+    except (ValueError, RecursionError) as error:
+        return _rescue(text, error)
+    if not isinstance(fields, dict):
+        raise ProtocolError("not a JSON object")
+    if _integer(fields, "version", 0, CHALLENGE_MAX) < VERSION:
+        raise ProtocolError(f"bad version: {fields['version']}, expect version: {VERSION}")
+    msg_type = _string(fields, "msg_type")
+    read = _READERS.get(msg_type)
+    return read(fields) if read else Unsupported(clean_text(msg_type, 31))
+
+
+def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A log_msg that is not escaped can repeat an earlier key: the genuine one came first.
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        fields.setdefault(key, value)
+    return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ProtocolError(f"{name} is no JSON")
+
+
+def _rescue(text: str, error: Exception) -> ChallengeResponse:
+    match = _UNESCAPED_ANSWER.fullmatch(text)
+    if match is None or int(match["version"]) < VERSION:
+        reason = "nested too deep" if isinstance(error, RecursionError) else "not JSON"
+        raise ProtocolError(reason) from None
+    return ChallengeResponse(
+        response=int(match["response"]),
+        healthy=match["health"] == "healthy",
+        log_msg=clean_text(match["log"], TEXT_MAX),
+        report=None,
+        well_formed=False,
+    )
+
+
+def _integer(fields: dict[str, Any], key: str, low: int, high: int) -> int:
+    value = fields.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ProtocolError(f"failed to parse {key}")
+    return value
+
+
+def _string(fields: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = fields.get(key, default)
+    if not isinstance(value, str):
+        raise ProtocolError(f"failed to parse {key}")
+    return value
+
+
+def _object(fields: dict[str, Any], key: str) -> dict[str, Any] | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise ProtocolError(f"failed to parse {key}")
+    return value
+
+
+def _read_init(fields: dict[str, Any]) -> Init:
+    ours = _object(fields, "vmhb")
+    caps: frozenset[str] | None = None
+    max_line = 0
+    if ours is not None:
+        listed = ours.get("caps")
+        if not isinstance(listed, list):
+            raise ProtocolError("failed to parse vmhb.caps")
+        caps = frozenset(cap for cap in listed if isinstance(cap, str))
+        max_line = _integer(ours, "max_line", 256, CHALLENGE_MAX)
+    return Init(
+        invocation_id=_integer(fields, "invocation_id", 0, CHALLENGE_MAX),
+        name=clean_text(_string(fields, "name", ""), 64),
+        interval_ms=_integer(fields, "heartbeat_interval_ms", 0, CHALLENGE_MAX),
+        caps=caps,
+        max_line=max_line,
+    )
+
+
+def _read_challenge_response(fields: dict[str, Any]) -> ChallengeResponse:
+    health = _string(fields, "heartbeat_health")
+    if health not in ("healthy", "unhealthy"):
+        raise ProtocolError("failed to parse heartbeat_health")
+    return ChallengeResponse(
+        response=_integer(fields, "heartbeat_response", 0, CHALLENGE_MAX),
+        healthy=health == "healthy",
+        log_msg=clean_text(_string(fields, "log_msg", ""), TEXT_MAX),
+        report=_read_report(_object(fields, "vmhb")),
+    )
+
+
+def _read_report(ours: dict[str, Any] | None) -> CheckReport | None:
+    if ours is None or "checks" not in ours:
+        return None
+    checks, more = ours["checks"], ours.get("more", False)
+    if not isinstance(checks, list) or len(checks) > CHECKS_MAX or not isinstance(more, bool):
+        raise ProtocolError("failed to parse vmhb.checks")
+    return CheckReport(checks=tuple(_read_check(check) for check in checks), more=more)
+
+
+def _read_check(fields: Any) -> Check:
+    if not isinstance(fields, dict):
+        raise ProtocolError("failed to parse vmhb.checks")
+    name = _string(fields, "name")
+    if not CHECK_NAME.fullmatch(name):
+        raise ProtocolError("failed to parse the name of a check")
+    try:
+        status = CheckStatus(_string(fields, "status"))
+    except ValueError:
+        raise ProtocolError(f"failed to parse status of check {name}") from None
+    return Check(
+        name=name,
+        status=status,
+        text=clean_text(_string(fields, "text", ""), TEXT_MAX),
+        perfdata=clean_text(_string(fields, "perfdata", ""), PERFDATA_MAX),
+        age=_integer(fields, "since_ms", 0, AGE_MAX_MS) / 1000,
+        duration=_integer(fields, "duration_ms", 0, AGE_MAX_MS) / 1000,
+    )
+
+
+def _read_exit(fields: dict[str, Any]) -> Exit:
+    return Exit(clean_text(_string(fields, "log_msg", ""), TEXT_MAX))
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], Message]] = {
+    "init": _read_init,
+    "challenge_response": _read_challenge_response,
+    "exit": _read_exit,
+}

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host end of one guest's session: who may say what when, and which answer counts.
+
+Theory of operation
+    The guest opens a session with init and we acknowledge it. From then on we send challenges,
+    one outstanding at a time, each a fresh random value. Only the outstanding value counts as a
+    beat: a port buffers, so an agent that comes back answers everything that was queued, and a
+    line can even reach the next connection. One of the last values is LATE, any other WRONG.
+
+    An init in any state opens a new session: a rebooted guest repeats its invocation_id, so an
+    equal id means nothing. An answer without a session is still an answer (the guest kept its
+    session over our restart), but what was agreed in it is unknown to us: one nack asks for init.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+from typing import Callable, Union
+
+from collectd_vmhb.protocol.lines import BASE_MAX_LINE, MAX_LINE, LineSplitter, TooLong
+from collectd_vmhb.protocol.messages import (
+    NACK_TEXT_MAX,
+    ChallengeResponse,
+    CheckReport,
+    Exit,
+    Init,
+    ProtocolError,
+    Unsupported,
+    decode,
+    encode,
+)
+
+#: What we speak beyond the published protocol.
+CAPS = frozenset({"checks", "interval"})
+#: How many past values are told apart from values that were never ours.
+REMEMBERED = 64
+#: Nacks between two answers: the published client never reacts to one, so more are only noise.
+NACKS_MAX = 3
+
+
+@enum.unique
+class SessionState(enum.Enum):
+    """Whether the guest has opened a session on this connection."""
+
+    WAITING_INIT = "waiting_init"
+    OPEN = "open"
+
+
+#: Every rule on how a message moves the session; drawn in docs/protocol.md.
+TRANSITIONS: dict[SessionState, dict[type, SessionState]] = {
+    SessionState.WAITING_INIT: {
+        Init: SessionState.OPEN,
+        ChallengeResponse: SessionState.WAITING_INIT,
+        Exit: SessionState.WAITING_INIT,
+        Unsupported: SessionState.WAITING_INIT,
+    },
+    SessionState.OPEN: {
+        Init: SessionState.OPEN,
+        ChallengeResponse: SessionState.OPEN,
+        Exit: SessionState.WAITING_INIT,
+        Unsupported: SessionState.OPEN,
+    },
+}
+
+
+@enum.unique
+class Match(enum.Enum):
+    """How an answer relates to what we asked."""
+
+    CURRENT = "current"
+    LATE = "late"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session began; ``caps`` is what both ends speak beyond the published protocol."""
+
+    guest_name: str
+    caps: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The guest answered a challenge."""
+
+    match: Match
+    healthy: bool
+    log_msg: str
+    report: CheckReport | None
+    well_formed: bool
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The guest left on purpose."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A line that was no message of the protocol."""
+
+    reason: str
+
+
+SessionEvent = Union[Opened, Answered, Closed, Refused]
+
+
+class Session:
+    """Turns bytes into session events and builds the lines to send back.
+
+    After each `receive`, send what `data_to_send` returns. ``random`` gives an int in
+    1 ... 2**31 - 1; ``interval`` and ``timeout`` (seconds) are told to guests that can know them.
+    """
+
+    def __init__(self, random: Callable[[], int], interval: float, timeout: float) -> None:
+        self.state = SessionState.WAITING_INIT
+        self.caps: frozenset[str] = frozenset()
+        self.extended = False
+        self._random = random
+        self._interval_ms = round(interval * 1000)
+        self._timeout_ms = round(timeout * 1000)
+        self._lines = LineSplitter()
+        self._sequence = 0
+        self._invocation_id = 0
+        self._outstanding: int | None = None
+        self._past: deque[int] = deque(maxlen=REMEMBERED)
+        self._nacks = 0
+        self._asked_for_init = False
+        self._output: list[bytes] = []
+
+    @property
+    def open(self) -> bool:
+        """True between a guest's init and its exit, on one connection."""
+        return self.state is SessionState.OPEN
+
+    def connected(self) -> None:
+        """A new connection: nothing of the last one is agreed, its answers may still come."""
+        self.state = SessionState.WAITING_INIT
+        self.caps = frozenset()
+        self.extended = False
+        self._lines.reset()
+        self._nacks = 0
+        self._asked_for_init = False
+        self._output.clear()
+
+    def challenge(self) -> None:
+        """Sends a fresh challenge; it alone counts from now on."""
+        self.withdraw()
+        value = self._random()
+        while value in self._past:
+            value = self._random()
+        self._outstanding = value
+        self._send("challenge", heartbeat_challenge=value)
+
+    def withdraw(self) -> None:
+        """Gives the outstanding challenge up: an answer to it is late from now on."""
+        if self._outstanding is not None:
+            self._past.append(self._outstanding)
+            self._outstanding = None
+
+    def data_to_send(self) -> list[bytes]:
+        """Returns whole lines for the guest and forgets them."""
+        lines, self._output = self._output, []
+        return lines
+
+    def receive(self, data: bytes) -> list[SessionEvent]:
+        """Takes bytes from the guest and returns what they mean, in order."""
+        events: list[SessionEvent] = []
+        for line in self._lines.feed(data):
+            try:
+                if isinstance(line, TooLong):
+                    raise ProtocolError(f"line longer than {self._lines.limit} bytes")
+                event = self._apply(decode(line))
+            except ProtocolError as error:
+                event = Refused(str(error))
+                self._nack(str(error))
+            if event is not None:
+                events.append(event)
+        return events
+
+    def _apply(self, message: Init | ChallengeResponse | Exit | Unsupported) -> SessionEvent | None:
+        was_open = self.open
+        self.state = TRANSITIONS[self.state][type(message)]
+        if isinstance(message, Init):
+            return self._opened(message)
+        if isinstance(message, ChallengeResponse):
+            if not was_open:
+                self._ask_for_init()
+            return self._answered(message)
+        if isinstance(message, Exit):
+            return Closed(message.log_msg)
+        # action_response belongs to the published protocol's voting, which we do not start.
+        if message.msg_type != "action_response":
+            self._nack(f"unsupported message type: {message.msg_type}")
+        return None
+
+    def _opened(self, init: Init) -> Opened:
+        self._invocation_id = init.invocation_id
+        self.extended = init.caps is not None
+        self.caps = (init.caps or frozenset()) & CAPS
+        agreed: dict[str, object] = {}
+        if self.extended:
+            agreed["vmhb"] = {
+                "caps": sorted(self.caps),
+                "interval_ms": self._interval_ms,
+                "timeout_ms": self._timeout_ms,
+                "max_line": MAX_LINE,
+            }
+        self._lines.limit = MAX_LINE if self.extended else 4 * BASE_MAX_LINE
+        self._send("init_ack", invocation_id=init.invocation_id, **agreed)
+        return Opened(guest_name=init.name, caps=self.caps)
+
+    def _answered(self, answer: ChallengeResponse) -> Answered:
+        if answer.response == self._outstanding:
+            match = Match.CURRENT
+            self.withdraw()
+            self._nacks = 0
+        else:
+            match = Match.LATE if answer.response in self._past else Match.WRONG
+        return Answered(
+            match=match,
+            healthy=answer.healthy,
+            log_msg=answer.log_msg,
+            # What was not agreed on this connection is not used.
+            report=answer.report if "checks" in self.caps else None,
+            well_formed=answer.well_formed,
+        )
+
+    def _ask_for_init(self) -> None:
+        if not self._asked_for_init:
+            self._asked_for_init = True
+            self._send("nack", invocation_id=self._invocation_id, log_msg="no session: send init")
+
+    def _nack(self, reason: str) -> None:
+        if self._nacks < NACKS_MAX:
+            self._nacks += 1
+            text = reason.encode("ascii", "replace").decode("ascii")[:NACK_TEXT_MAX]
+            self._send("nack", invocation_id=self._invocation_id, log_msg=text)
+
+    def _send(self, msg_type: str, **fields: object) -> None:
+        self._sequence = self._sequence % 0x7FFFFFFF + 1
+        self._output.append(encode(msg_type, self._sequence, **fields))

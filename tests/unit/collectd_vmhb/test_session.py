@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from collectd_vmhb.protocol import Answered, Closed, Match, Opened, Refused, Session
+from collectd_vmhb.protocol.messages import ChallengeResponse, Exit, Init, Unsupported
+from collectd_vmhb.protocol.session import NACKS_MAX, TRANSITIONS, SessionState
+
+
+def session() -> Session:
+    numbers = itertools.count(101)
+    new = Session(lambda: next(numbers), interval=1.0, timeout=0.9)
+    new.connected()
+    return new
+
+
+def sent(of: Session) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in of.data_to_send()]
+
+
+def init(**extra: Any) -> bytes:
+    fields = {"version": 3, "msg_type": "init", "invocation_id": 7, "heartbeat_interval_ms": 1000}
+    return json.dumps({**fields, **extra}).encode() + b"\n"
+
+
+def answer(value: int, **extra: Any) -> bytes:
+    fields = {
+        "version": 3,
+        "msg_type": "challenge_response",
+        "heartbeat_response": value,
+        "heartbeat_health": "healthy",
+    }
+    return json.dumps({**fields, **extra}).encode() + b"\n"
+
+
+VMHB = {"caps": ["checks", "busy"], "max_line": 16384}
+REPORT = {
+    "checks": [{"name": "app", "status": "ok", "since_ms": 0, "duration_ms": 1}],
+    "more": False,
+}
+
+
+def test_every_state_says_what_every_message_does_to_it() -> None:
+    for state in SessionState:
+        assert set(TRANSITIONS[state]) == {Init, ChallengeResponse, Exit, Unsupported}
+
+
+def test_a_published_guest_gets_an_acknowledgement_without_extension() -> None:
+    s = session()
+    assert s.receive(init()) == [Opened(guest_name="", caps=frozenset())]
+    (ack,) = sent(s)
+    assert ack == {
+        "version": 3,
+        "revision": 1,
+        "msg_type": "init_ack",
+        "sequence": 1,
+        "invocation_id": 7,
+    }
+    assert s.open
+
+
+def test_our_guest_is_told_what_is_agreed() -> None:
+    s = session()
+    s.receive(init(vmhb=VMHB))
+    (ack,) = sent(s)
+    assert ack["vmhb"] == {
+        "caps": ["checks"],
+        "interval_ms": 1000,
+        "timeout_ms": 900,
+        "max_line": 16384,
+    }
+
+
+def test_only_the_outstanding_challenge_counts() -> None:
+    s = session()
+    s.receive(init())
+    s.challenge()
+    s.challenge()
+    first, second = [m["heartbeat_challenge"] for m in sent(s) if m["msg_type"] == "challenge"]
+    matches = [
+        event.match
+        for value in (first, second, second, 999)
+        for event in s.receive(answer(value))
+        if isinstance(event, Answered)
+    ]
+    assert matches == [Match.LATE, Match.CURRENT, Match.LATE, Match.WRONG]
+
+
+def test_an_answer_that_is_64_challenges_old_is_late_and_an_older_one_wrong() -> None:
+    s = session()
+    for _ in range(66):
+        s.challenge()
+    values = [m["heartbeat_challenge"] for m in sent(s)]
+    matches = [s.receive(answer(value))[0] for value in values[:2]]
+    assert [m.match for m in matches if isinstance(m, Answered)] == [Match.WRONG, Match.LATE]
+
+
+def test_a_challenge_is_not_repeated_within_the_remembered_ones() -> None:
+    numbers = iter([1, 1, 2, 2, 1, 3])
+    s = Session(lambda: next(numbers), 1.0, 0.9)
+    for _ in range(3):
+        s.challenge()
+    assert [m["heartbeat_challenge"] for m in sent(s)] == [1, 2, 3]
+
+
+def test_reports_count_only_where_they_were_agreed_on_this_connection() -> None:
+    s = session()
+    s.receive(init())
+    (event,) = s.receive(answer(1, vmhb=REPORT))
+    assert isinstance(event, Answered)
+    assert event.report is None
+    s.receive(init(vmhb=VMHB))
+    (event,) = s.receive(answer(1, vmhb=REPORT))
+    assert isinstance(event, Answered)
+    assert event.report is not None
+    s.connected()
+    (event,) = s.receive(answer(1, vmhb=REPORT))
+    assert isinstance(event, Answered)
+    assert event.report is None
+
+
+def test_an_answer_without_a_session_asks_for_init_once() -> None:
+    s = session()
+    s.receive(answer(5) * 3)
+    (nack,) = sent(s)
+    assert nack["msg_type"] == "nack"
+    assert nack["log_msg"].startswith("no session")
+
+
+def test_an_equal_invocation_id_is_a_new_session_all_the_same() -> None:
+    s = session()
+    events = s.receive(init() + init())
+    assert len([e for e in events if isinstance(e, Opened)]) == 2
+    assert len(sent(s)) == 2
+
+
+def test_exit_closes_the_session() -> None:
+    s = session()
+    s.receive(init())
+    assert s.receive(b'{"version":3,"msg_type":"exit","log_msg":"bye"}\n') == [Closed("bye")]
+    assert not s.open
+
+
+def test_bad_lines_are_counted_and_nacked_a_few_times_in_short_ascii() -> None:
+    s = session()
+    unknown = b'{"version":3,"msg_type":"x' + "ü".encode() * 500 + b'"}\n'
+    events = s.receive((unknown + b"garbage\n") * 50)
+    assert len([e for e in events if isinstance(e, Refused)]) == 50
+    nacks = sent(s)
+    assert len(nacks) == NACKS_MAX
+    assert all(len(nack["log_msg"].encode()) <= 200 for nack in nacks)
+
+
+def test_an_action_response_of_the_published_voting_is_let_pass() -> None:
+    s = session()
+    assert s.receive(b'{"version":3,"msg_type":"action_response"}\n') == []
+    assert sent(s) == []
+
+
+@pytest.mark.parametrize("extended", [True, False])
+def test_a_line_above_the_limit_is_refused_and_the_next_one_read(extended: bool) -> None:
+    s = session()
+    s.receive(init(**({"vmhb": VMHB} if extended else {})))
+    limit = 16384 if extended else 4 * 1056
+    events = s.receive(b'{"a":"' + b"x" * limit + b'"}\n' + answer(3))
+    assert [type(event) for event in events] == [Refused, Answered]
