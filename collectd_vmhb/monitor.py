@@ -1,0 +1,501 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Monitors one VM: bytes and time in; bytes, faults and the next deadline out.
+
+The caller owns the clock and the channel. After every call: write `data_to_send` to the channel,
+publish `events`, and call `tick` at `deadline`. Times are seconds on the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Callable
+
+from collectd_vmhb.detector import Detector
+from collectd_vmhb.policy import Policy
+from collectd_vmhb.protocol import (
+    Answered,
+    Check,
+    CheckReport,
+    CheckStatus,
+    Closed,
+    Match,
+    Opened,
+    Refused,
+    Session,
+)
+from collectd_vmhb.settings import Settings
+from collectd_vmhb.verdict import (
+    CHECK_PREFIX,
+    GUEST_MISBEHAVES,
+    HEARTBEAT_LOST,
+    NOT_ESTABLISHED,
+    FaultCleared,
+    FaultEvent,
+    FaultRaised,
+    Health,
+    Severity,
+)
+
+#: Sends are moved up to this grid: wake-ups cost more than the messages (docs/adr/0004).
+TICK = 0.01
+#: A challenge written at once after a reconnect can be swallowed by the published client, one
+#: that comes 0.5 s later never was (25 of 25); it is repeated until there is a session.
+PROBE_DELAY = 0.5
+PROBE_PERIOD = 2.0
+PROBES_AT_FIRST = 10
+PROBE_PERIOD_LATER = 10.0
+#: The published client opens a new session after 5 s without a challenge.
+BASE_PERIOD_MAX = 4.0
+#: Challenges left unanswered before writing stops: a port that nobody reads buffers them all,
+#: and whoever comes back would answer each. Below protocol.session.REMEMBERED.
+UNANSWERED_MAX = 60
+#: A connection that has been silent for so long is opened anew: another reader may have had it.
+#: StarlingX's guestServer reconnects after the same time.
+MUTE = 120.0
+#: Answers without a session after which a guest is taken for one that will not open a new one.
+SESSIONLESS_ANSWERS = 3
+#: What one guest may send: messages and bytes per second, and how many seconds' worth at once.
+MESSAGES_PER_SECOND = 50.0
+BYTES_PER_SECOND = 64 * 1024.0
+BURST_SECONDS = 4.0
+#: Complaints (malformed, wrong or excessive messages), counted at most once a second, that
+#: become a fault; how long without one ends it, and how soon it may come again.
+COMPLAINT_SPACING = 1.0
+COMPLAINTS_MAX = 20
+COMPLAINT_PEACE = 600.0
+COMPLAINT_PERIOD = 3600.0
+#: Named checks kept for one VM.
+CHECKS_MAX = 64
+#: A guest that has just booted may lack entropy for its first answer (1.04 s seen).
+FIRST_ANSWER = 3.0
+#: Health in which the last word about the checks is current.
+ANSWERING = frozenset({Health.HEALTHY, Health.UNHEALTHY, Health.SUSPECT})
+#: The name under which the published protocol's single health bit is reported.
+HEALTH_BIT = "health"
+
+_SEVERITY = {
+    CheckStatus.CRITICAL: Severity.FAILURE,
+    CheckStatus.WARNING: Severity.WARNING,
+    CheckStatus.UNKNOWN: Severity.WARNING,
+}
+
+
+@dataclass
+class Counters:
+    """What happened on one VM's channel since monitoring began."""
+
+    sessions: int = 0
+    beats: int = 0
+    misses: int = 0
+    late: int = 0
+    wrong: int = 0
+    malformed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Budget:
+    """Lets through ``rate`` units per second, saved up for at most BURST_SECONDS."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._left = rate * BURST_SECONDS
+        self._at = 0.0
+
+    def spend(self, units: float, now: float) -> bool:
+        """Takes units and tells whether they were there."""
+        self._left = min(self._rate * BURST_SECONDS, self._left + (now - self._at) * self._rate)
+        self._at = now
+        self._left -= units
+        return self._left >= 0
+
+
+class Monitor:
+    """Keeps one VM's session and health, and says which faults its state means.
+
+    ``open_faults`` are those that an earlier process left open (name -> severity): they go on
+    until this one has seen for itself. ``random`` gives challenges; ``phase`` (0 ... 1) spreads
+    the first challenges of many VMs over the interval.
+    """
+
+    def __init__(
+        self,
+        uuid: str,
+        policy: Policy,
+        settings: Settings,
+        random: Callable[[], int],
+        phase: float = 0.0,
+        open_faults: Mapping[str, Severity] | None = None,
+    ) -> None:
+        self.uuid = uuid
+        self.policy = policy
+        self.counters = Counters()
+        #: Round trip of the last beat in seconds; NaN before the first.
+        self.rtt = math.nan
+        self.checks: dict[str, Check] = {}
+        #: Until then the channel is not to be read: the guest spent its budget.
+        self.muted_until = 0.0
+        #: Why a silent VM is silent, as far as the host can tell; for people.
+        self.obstacle = "the guest does not answer"
+        self._settings = settings
+        self._phase = phase
+        self._detector = Detector(policy)
+        self._session = Session(random, policy.interval, policy.timeout)
+        self._connected = False
+        self._next_challenge = math.inf
+        self._probes = 0
+        self._sent = 0.0
+        self._due: float | None = None
+        self._unanswered = 0
+        self._heard = -math.inf
+        self._answered = math.nan
+        self._sessionless = 0
+        #: Non-OK checks; what `checks` says is trusted once this process has seen a whole report.
+        self._bad: dict[str, Severity] = {}
+        self._checks_known = False
+        self._named_checks = False
+        self._report: set[str] | None = None
+        self._messages = Budget(MESSAGES_PER_SECOND)
+        self._bytes = Budget(BYTES_PER_SECOND)
+        self._complaints = 0
+        self._complained = -math.inf
+        self._accused = -math.inf
+        self._misbehaves = False
+        self._open: dict[str, Severity] = dict(open_faults or {})
+        self._events: list[FaultEvent] = []
+        self._stretch = 1.0
+
+    # -- what the caller tells -------------------------------------------------------------
+
+    def start(self, now: float, grace: float, expected: bool) -> None:
+        """Watches the VM, which runs now; ``expected``: it was seen to answer in this run."""
+        self._detector.start(now, grace, expected)
+        if HEARTBEAT_LOST in self._open:
+            self._detector.resume_failed()
+        self._schedule(now)
+        self._settle(now, "restarted")
+
+    def pause(self, now: float, reason: str) -> None:
+        """Planned silence begins: the VM was paused, saved, or is on its way to another host."""
+        self._detector.stop()
+        self._session.withdraw()
+        self._due = None
+        self._next_challenge = math.inf
+        self._settle(now, reason)
+
+    def resume(self, now: float) -> None:
+        """Planned silence is over."""
+        if self.health is not Health.PAUSED:
+            return
+        self._detector.start(now, self._settings.grace_after_resume, self._detector.expected)
+        self._schedule(now)
+        self._settle(now, "resumed")
+
+    def rebooted(self, now: float) -> None:
+        """The guest boots again inside the same QEMU."""
+        self._detector.reboot(now, self._settings.grace_after_reboot)
+        self._settle(now, "rebooted")
+
+    def connected(self, now: float) -> None:
+        """The channel's host end is connected: a new stream begins."""
+        self._connected = True
+        self._heard = now
+        self._unanswered = 0
+        self._probes = 0
+        self._sessionless = 0
+        self._session.connected()
+        self._schedule(now)
+
+    def disconnected(self, now: float, obstacle: str) -> None:
+        """The channel is gone; the VM is held to its schedule all the same."""
+        self._connected = False
+        self.obstacle = obstacle
+        self._settle(now, "")
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Takes bytes that the guest sent."""
+        self.counters.bytes_in += len(data)
+        self._heard = now
+        self._unanswered = 0
+        within = self._bytes.spend(len(data), now)
+        for event in self._session.receive(data):
+            within = self._messages.spend(1, now) and within
+            if isinstance(event, Answered):
+                self._on_answer(event, now)
+            elif isinstance(event, Opened):
+                self._on_opened(event, now)
+            elif isinstance(event, Closed):
+                self._on_exit(event, now)
+            elif isinstance(event, Refused):
+                self.counters.malformed += 1
+                self._complain(now)
+        if not within:
+            self.muted_until = now + 1.0
+            self._complain(now)
+        self._settle(now, "recovered")
+
+    def tick(self, now: float, stretch: float = 1.0) -> None:
+        """Does what is due; ``stretch`` lengthens timeouts while this host itself is late."""
+        self._stretch = stretch
+        if self._due is not None and now >= self._due:
+            self._session.withdraw()
+            self._due = None
+            self.counters.misses += 1
+            self._detector.miss(now)
+        if self._due is None and now >= self._next_challenge:
+            self._challenge(now)
+        self._settle(now, "recovered")
+
+    # -- what the caller asks ---------------------------------------------------------------
+
+    @property
+    def health(self) -> Health:
+        """The VM's state, in the words users see."""
+        return self._detector.health
+
+    @property
+    def established(self) -> bool:
+        """True once the VM has answered in this run, so that it is expected to."""
+        return self._detector.expected
+
+    @property
+    def doubtful(self) -> bool:
+        """True while misses count: a good moment to read the domain's state again."""
+        return self.health is Health.SUSPECT
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do."""
+        wanted = self._next_challenge if self._due is None else self._due
+        if self._must_establish and NOT_ESTABLISHED not in self._open:
+            wanted = min(wanted, self._detector.grace_until)
+        return wanted
+
+    def mute(self, now: float) -> bool:
+        """True if the connection has carried nothing from the guest for MUTE seconds."""
+        return self._connected and now - self._heard > MUTE and self.health is not Health.PAUSED
+
+    def data_to_send(self) -> bytes:
+        """Returns whole lines for the guest; forgets them if there is no connection."""
+        lines = self._session.data_to_send()
+        if not self._connected:
+            return b""
+        data = b"".join(lines)
+        self.counters.bytes_out += len(data)
+        return data
+
+    def events(self) -> list[FaultEvent]:
+        """Returns what changed among the faults since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    # -- the schedule -----------------------------------------------------------------------
+
+    @property
+    def _interval(self) -> float:
+        extended = self._session.extended or not self._session.open
+        return self.policy.interval if extended else min(self.policy.interval, BASE_PERIOD_MAX)
+
+    def _schedule(self, now: float) -> None:
+        """Plans the first challenge after a start or a (re)connect."""
+        self._due = None
+        self._session.withdraw()
+        self._next_challenge = _on_grid(now + PROBE_DELAY + self._phase * self.policy.interval)
+
+    def _challenge(self, now: float) -> None:
+        if self._session.open or self.established:
+            period = self._interval
+            timeout = min(self.policy.timeout, period) * self._stretch
+        else:
+            self._probes += 1
+            period = PROBE_PERIOD if self._probes <= PROBES_AT_FIRST else PROBE_PERIOD_LATER
+            timeout = period
+        if self._connected and self._unanswered < UNANSWERED_MAX:
+            self._session.challenge()
+            self._unanswered += 1
+        self._sent = now
+        self._due = now + timeout
+        self._next_challenge += period
+        if self._next_challenge <= now:
+            self._next_challenge = _on_grid(now + period)
+
+    # -- what the guest said ----------------------------------------------------------------
+
+    def _on_opened(self, event: Opened, now: float) -> None:
+        self.counters.sessions += 1
+        self._named_checks = "checks" in event.caps
+        self._report = set() if self._named_checks else None
+        # Acknowledgement and first challenge go out together, as the published ends do.
+        self._next_challenge = _on_grid(now)
+        self._challenge(now)
+        if self.health is Health.ESTABLISHING and self._due is not None:
+            self._due = max(self._due, now + FIRST_ANSWER)
+
+    def _on_exit(self, event: Closed, now: float) -> None:
+        self._detector.exit(now, self._settings.grace_after_reboot)
+        self.obstacle = "the guest's agent left: " + (event.reason or "no reason given")
+        self._probes = 0
+        self._schedule(now)
+
+    def _on_answer(self, answer: Answered, now: float) -> None:
+        if not answer.well_formed:
+            self.counters.malformed += 1
+        self._take_checks(answer)
+        if answer.match is Match.LATE:
+            self.counters.late += 1
+        elif answer.match is Match.WRONG:
+            self.counters.wrong += 1
+            self._complain(now)
+        else:
+            self.counters.beats += 1
+            self.rtt = now - self._sent
+            self._answered = now
+            self._due = None
+            self._detector.beat(sick=Severity.FAILURE in self._bad.values())
+
+    def _take_checks(self, answer: Answered) -> None:
+        # A late answer carries news all the same: the guest sends each change only once.
+        if answer.report is not None:
+            self._merge(answer.report)
+        elif not self._named_checks and self._health_bit_counts():
+            self.checks.clear()
+            if not answer.healthy:
+                self.checks[HEALTH_BIT] = Check(
+                    HEALTH_BIT, CheckStatus.CRITICAL, answer.log_msg, "", 0.0, 0.0
+                )
+            self._checks_known = True
+        else:
+            return
+        self._bad = {
+            CHECK_PREFIX + check.name: _SEVERITY[check.status]
+            for check in self.checks.values()
+            if check.status is not CheckStatus.OK
+        }
+
+    def _health_bit_counts(self) -> bool:
+        """Without a session the guest may be one with named checks, asked to open a new one."""
+        if not self._session.open:
+            self._sessionless += 1
+        return self._session.open or self._sessionless >= SESSIONLESS_ANSWERS
+
+    def _merge(self, report: CheckReport) -> None:
+        for check in report.checks:
+            if check.name in self.checks or len(self.checks) < CHECKS_MAX:
+                self.checks[check.name] = check
+        if self._report is None:
+            return
+        self._report.update(check.name for check in report.checks)
+        if not report.more:
+            for name in self.checks.keys() - self._report:
+                del self.checks[name]
+            self._report = None
+            self._checks_known = True
+
+    def _complain(self, now: float) -> None:
+        if now - self._complained < COMPLAINT_SPACING:
+            # One burst is one complaint: an agent that comes back answers all that was queued,
+            # even what an earlier engine asked.
+            return
+        if now - self._complained > COMPLAINT_PEACE:
+            self._complaints = 0
+        self._complained = now
+        self._complaints += 1
+        if self._complaints > COMPLAINTS_MAX and now - self._accused > COMPLAINT_PERIOD:
+            self._accused = now
+            self._misbehaves = True
+
+    # -- the faults that follow -------------------------------------------------------------
+
+    @property
+    def _must_establish(self) -> bool:
+        silent = self.health in (Health.UNKNOWN, Health.ESTABLISHING)
+        return self.policy.required and silent and not self.established
+
+    def _wanted(self, now: float) -> dict[str, Severity]:
+        """Returns the faults that the present state means."""
+        wanted: dict[str, Severity] = {}
+        if self.health is Health.FAILED:
+            wanted[HEARTBEAT_LOST] = Severity.FAILURE
+        overdue = now >= self._detector.grace_until or NOT_ESTABLISHED in self._open
+        if self._must_establish and overdue:
+            wanted[NOT_ESTABLISHED] = Severity.WARNING
+        if self._misbehaves and now - self._complained <= COMPLAINT_PEACE:
+            wanted[GUEST_MISBEHAVES] = Severity.WARNING
+        if self._checks_known and self.health in ANSWERING:
+            wanted.update(self._bad)
+        else:
+            # Nobody can say how the checks are now: what was raised stays.
+            wanted.update(kv for kv in self._open.items() if kv[0].startswith(CHECK_PREFIX))
+        return wanted
+
+    def _settle(self, now: float, why: str) -> None:
+        """Turns the difference between the open and the wanted faults into events."""
+        wanted = self._wanted(now)
+        if wanted == self._open:
+            return
+        for name in self._open.keys() - wanted.keys():
+            self._events.append(FaultCleared(self.uuid, name, why))
+        for name, severity in wanted.items():
+            if self._open.get(name) is not severity:
+                self._events.append(self._describe(name, severity, now))
+        if GUEST_MISBEHAVES not in wanted:
+            self._misbehaves = False
+        self._open = wanted
+
+    def _describe(self, name: str, severity: Severity, now: float) -> FaultRaised:
+        if name.startswith(CHECK_PREFIX):
+            check = self.checks[name[len(CHECK_PREFIX) :]]
+            return FaultRaised(
+                self.uuid,
+                name,
+                severity,
+                f"health check {check.name} is {check.status.value}",
+                since=now - check.age,
+                reason=check.status.value,
+                guest_text=check.text,
+            )
+        text, reason, since = self._account(name, now)
+        return FaultRaised(self.uuid, name, severity, text, since, reason, self._figures(now))
+
+    def _account(self, name: str, now: float) -> tuple[str, str, float]:
+        """Returns what to say about a fault: for people, for machines, and since when."""
+        if name == HEARTBEAT_LOST:
+            ago = (
+                ""
+                if math.isnan(self._answered)
+                else f", last answer {now - self._answered:.1f} s ago"
+            )
+            text = f"{self.policy.miss_threshold} heartbeat challenges in a row unanswered{ago}"
+            if not self._connected:
+                text += f" ({self.obstacle})"
+            return text, "no-answer", now if math.isnan(self._answered) else self._answered
+        if name == NOT_ESTABLISHED:
+            return f"no heartbeat session since the VM started: {self.obstacle}", "silent", now
+        return (
+            (
+                f"the guest's agent sends what it should not: {self.counters.malformed} malformed "
+                f"lines, {self.counters.wrong} answers to no challenge of ours, or too much at once"
+            ),
+            "misbehaves",
+            now,
+        )
+
+    def _figures(self, now: float) -> dict[str, str]:
+        figures = {
+            "beats": str(self.counters.beats),
+            "misses": str(self.counters.misses),
+            "late": str(self.counters.late),
+            "sessions": str(self.counters.sessions),
+            "connected": str(self._connected).lower(),
+        }
+        if not math.isnan(self._answered):
+            figures["last_answer_secs_ago"] = f"{now - self._answered:.3f}"
+            figures["last_rtt_ms"] = f"{self.rtt * 1000:.2f}"
+        return figures
+
+
+def _on_grid(at: float) -> float:
+    """Moves a time up to the next tick, so that many sends share one wake-up."""
+    return math.ceil(at / TICK) * TICK

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the monitor does beyond the wire cases: hostile guests, obstacles, the schedule."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collectd_vmhb.monitor import BASE_PERIOD_MAX, CHECKS_MAX, MUTE, Monitor
+from collectd_vmhb.policy import Policy
+from collectd_vmhb.protocol.messages import CHECKS_MAX as CHECKS_PER_REPORT
+from collectd_vmhb.settings import Settings
+from collectd_vmhb.verdict import FaultRaised, Health, Severity
+
+POLICY = Policy(1.0, 0.9, 5, 3, 300.0, False, "org.openstack.vmhb.0")
+INIT = b'{"version":3,"msg_type":"init","invocation_id":7,"heartbeat_interval_ms":1000%s}\n'
+VMHB = b',"vmhb":{"caps":["checks"],"max_line":16384}'
+
+
+class Peer:
+    """A monitor, its clock, and a guest that says what a test wants it to say."""
+
+    def __init__(self, policy: Policy = POLICY) -> None:
+        numbers = itertools.count(1)
+        self.now = 0.0
+        self.monitor = Monitor("uuid", policy, Settings(), lambda: next(numbers))
+        self.monitor.start(0.0, policy.grace_period, expected=False)
+        self.monitor.connected(0.0)
+        self.challenge = 0
+        self.sent: list[float] = []
+        self.faults: list[str] = []
+
+    def open(self, extended: bool = False) -> None:
+        self.say(INIT % (VMHB if extended else b""))
+
+    def say(self, data: bytes) -> None:
+        self.monitor.receive(data, self.now)
+        self.collect()
+
+    def answer(self, **extra: object) -> None:
+        fields = {
+            "version": 3,
+            "msg_type": "challenge_response",
+            "heartbeat_response": self.challenge,
+            "heartbeat_health": "healthy",
+            **extra,
+        }
+        self.say(json.dumps(fields).encode() + b"\n")
+
+    def collect(self) -> None:
+        for line in self.monitor.data_to_send().splitlines():
+            message = json.loads(line or "{}")
+            if message.get("msg_type") == "challenge":
+                self.challenge = message["heartbeat_challenge"]
+                self.sent.append(self.now)
+        for event in self.monitor.events():
+            self.faults.append(("+" if isinstance(event, FaultRaised) else "-") + event.name)
+
+    def live(self, seconds: float, answering: bool = True) -> None:
+        until = self.now + seconds
+        while self.monitor.deadline <= until:
+            self.now = max(self.now, self.monitor.deadline)
+            sent = len(self.sent)
+            self.monitor.tick(self.now)
+            self.collect()
+            if answering and len(self.sent) > sent:
+                self.answer()
+        self.now = until
+
+
+def test_a_guest_without_our_extension_is_asked_at_least_every_four_seconds() -> None:
+    peer = Peer(replace(POLICY, interval=30.0, timeout=20.0))
+    peer.open()
+    peer.live(60)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(peer.sent)]
+    assert max(gaps) <= BASE_PERIOD_MAX + 0.011
+
+
+def test_a_guest_with_our_extension_is_asked_at_the_policys_interval() -> None:
+    peer = Peer(replace(POLICY, interval=30.0, timeout=20.0))
+    peer.open(extended=True)
+    peer.answer()
+    peer.live(300)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(peer.sent)]
+    assert gaps[1:] == pytest.approx([30.0] * (len(gaps) - 1), abs=0.011)
+
+
+def test_many_vms_are_not_asked_in_the_same_moment() -> None:
+    firsts = set()
+    for number in range(10):
+        monitor = Monitor("uuid", POLICY, Settings(), lambda: 1, phase=number / 10)
+        monitor.start(0.0, 300.0, expected=False)
+        monitor.connected(0.0)
+        firsts.add(round(monitor.deadline, 2))
+    assert len(firsts) == 10
+
+
+def test_a_flood_costs_the_guest_its_turn_and_then_its_name() -> None:
+    peer = Peer()
+    peer.open()
+    peer.answer()
+    peer.say(b"garbage\n" * 1000)
+    assert peer.monitor.muted_until > peer.now, "the channel is not read for a while"
+    for _ in range(30):
+        peer.live(2, answering=False)
+        peer.say(b"garbage\n" * 1000)
+    assert peer.faults.count("+guest-misbehaves") == 1
+    peer.live(3600)
+    assert peer.faults.count("-guest-misbehaves") == 1
+
+
+def test_a_burst_of_old_answers_is_no_misbehaviour() -> None:
+    peer = Peer()
+    peer.open()
+    peer.answer()
+    old = b'{"version":3,"msg_type":"challenge_response","heartbeat_response":99999,'
+    peer.say((old + b'"heartbeat_health":"healthy"}\n') * 60)
+    peer.live(120)
+    assert peer.faults == []
+    assert peer.monitor.counters.wrong == 60
+
+
+def test_named_checks_are_bounded_whatever_a_guest_reports() -> None:
+    peer = Peer()
+    peer.open(extended=True)
+    for part in range(10):
+        checks = [
+            {"name": f"c{part}-{i}", "status": "critical", "since_ms": 0, "duration_ms": 0}
+            for i in range(CHECKS_PER_REPORT)
+        ]
+        peer.answer(vmhb={"checks": checks, "more": part < 9})
+        peer.live(1, answering=False)
+    assert len(peer.monitor.checks) <= CHECKS_MAX
+
+
+def test_a_lost_heartbeat_says_how_long_and_what_stands_in_the_way() -> None:
+    peer = Peer()
+    peer.open()
+    peer.answer()
+    peer.monitor.disconnected(peer.now, "no such file")
+    peer.monitor.events()
+    while not (events := peer.monitor.events()):
+        peer.now = peer.monitor.deadline
+        peer.monitor.tick(peer.now)
+    (event,) = events
+    assert isinstance(event, FaultRaised)
+    assert event.severity is Severity.FAILURE
+    assert event.text == (
+        "5 heartbeat challenges in a row unanswered, last answer 5.9 s ago (no such file)"
+    )
+    assert event.since == 0.0
+    assert event.details["last_answer_secs_ago"] == "5.900"
+
+
+def test_a_channel_that_has_been_mute_is_to_be_opened_anew() -> None:
+    peer = Peer()
+    peer.live(MUTE - 1, answering=False)
+    assert not peer.monitor.mute(peer.now)
+    peer.live(2, answering=False)
+    assert peer.monitor.mute(peer.now)
+    peer.monitor.pause(peer.now, "paused")
+    assert not peer.monitor.mute(peer.now)
+
+
+def test_a_late_host_gives_more_time_before_it_blames() -> None:
+    def fails_at(stretch: float) -> float:
+        peer = Peer()
+        peer.open()
+        peer.answer()
+        while peer.monitor.health is not Health.FAILED:
+            peer.now = peer.monitor.deadline
+            peer.monitor.tick(peer.now, stretch)
+            peer.collect()
+        return peer.now
+
+    assert fails_at(3.0) > fails_at(1.0) + 5
+
+
+def test_what_is_not_known_yet_is_not_a_number() -> None:
+    assert math.isnan(Peer().monitor.rtt)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=20))
+def test_no_guest_can_raise_an_error_or_a_lost_heartbeat_by_talking(data: list[bytes]) -> None:
+    peer = Peer()
+    peer.open(extended=True)
+    for chunk in data:
+        peer.say(chunk + b"\n")
+    assert "+heartbeat-lost" not in peer.faults
