@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host end of one port: a unix socket that QEMU listens on, never blocking."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+#: Read at once; more waits in the kernel, so that no guest delays the others.
+READ_MAX = 16 * 1024
+#: Unsent bytes above which whole lines are dropped: the guest reads nothing.
+UNSENT_MAX = 16 * 1024
+#: sockaddr_un holds this many bytes of path and a NUL.
+PATH_MAX = 107
+#: Seconds until the next try, by number of failures; the last repeats.
+RETRIES = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class ChannelError(Exception):
+    """The channel cannot be opened or is gone; ``errno`` as the kernel gave it, 0 for an EOF."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.errno = number
+
+
+class Channel:
+    """A connected channel. Raises ChannelError wherever the peer is found to be gone."""
+
+    def __init__(self, path: str) -> None:
+        self._unsent = b""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            _connect(self._socket, path)
+        except OSError as error:
+            self._socket.close()
+            raise _explain(error, path) from None
+
+    def fileno(self) -> int:
+        """Returns the descriptor, for a selector."""
+        return self._socket.fileno()
+
+    @property
+    def blocked(self) -> bool:
+        """True while there is something to write that the kernel did not take yet."""
+        return bool(self._unsent)
+
+    def read(self) -> bytes:
+        """Returns what came, at most READ_MAX bytes; b"" if there is nothing now."""
+        try:
+            data = self._socket.recv(READ_MAX)
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError as error:
+            raise ChannelError(error.errno or 0, os.strerror(error.errno or 0)) from None
+        if not data:
+            raise ChannelError(0, "closed by QEMU")
+        return data
+
+    def write(self, lines: bytes) -> None:
+        """Sends whole lines, or drops them where too much is unsent.
+
+        What the kernel does not take now is finished before anything else: a guest loses the
+        next message if a line ends in the middle.
+        """
+        if len(self._unsent) + len(lines) <= UNSENT_MAX:
+            self._unsent += lines
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what is unsent, as far as the kernel takes it."""
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent, socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                raise ChannelError(error.errno or 0, os.strerror(error.errno or 0)) from None
+            self._unsent = self._unsent[sent:]
+
+    def close(self) -> None:
+        """Closes the host end; the guest's port stays."""
+        self._socket.close()
+
+
+def retry_after(failures: int) -> float:
+    """Returns the seconds to wait after this many failures in a row."""
+    return RETRIES[min(failures, len(RETRIES)) - 1]
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    if len(os.fsencode(path)) <= PATH_MAX:
+        sock.connect(path)
+        return
+    # Containers put libvirt's directories so deep that the path does not fit into an address.
+    directory = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        sock.connect(f"/proc/self/fd/{directory}/{Path(path).name}")
+    finally:
+        os.close(directory)
+
+
+def _explain(error: OSError, path: str) -> ChannelError:
+    number = error.errno or 0
+    if number in (errno.EACCES, errno.EPERM):
+        text = (
+            f"no right to open {path}: collectd needs CAP_DAC_OVERRIDE or QEMU's group "
+            f"(docs/operations.md, Rights)"
+        )
+    elif number == errno.EAGAIN:
+        text = f"{path} has too many readers waiting: another program holds the channel"
+    else:
+        text = f"{path}: {os.strerror(number) if number else error}"
+    return ChannelError(number, text)

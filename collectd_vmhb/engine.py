@@ -1,0 +1,609 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watches every VM of this host from one thread: a selector, a heap of deadlines, an inbox.
+
+Nothing here blocks: libvirt and the disk are asked through workers that post what they found,
+notifications go to a sink that only queues. Readable channels come before due timers, so that an
+answer which waited while this process was held up still counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import logging
+import math
+import queue
+import secrets
+import selectors
+import socket
+import threading
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Protocol, Union
+
+from collectd_vmhb.awareness import Awareness
+from collectd_vmhb.channel import Channel, ChannelError, retry_after
+from collectd_vmhb.discovery import Change, Discovery
+from collectd_vmhb.domain import Domain, DomainState
+from collectd_vmhb.hypervisor import Attached, Finding, Looked, Reachable, Rebooted, Scanned
+from collectd_vmhb.monitor import Monitor
+from collectd_vmhb.policy import Policy, Problem, policy_for
+from collectd_vmhb.provision import Attach, Connect, Impossible, next_step
+from collectd_vmhb.publish import Note, Sample, engine_samples, vm_samples
+from collectd_vmhb.reporter import Reporter
+from collectd_vmhb.settings import Mode, Settings
+from collectd_vmhb.state import State
+from collectd_vmhb.verdict import (
+    BAD_POLICY,
+    CANNOT_MONITOR,
+    ENGINE_IMPAIRED,
+    FaultCleared,
+    FaultEvent,
+    FaultRaised,
+    Severity,
+)
+
+log = logging.getLogger(__name__)
+
+#: Attaches that may fail before a VM is reported: a start or a migration can be in the way.
+ATTACH_FAILURES_MAX = 3
+#: libvirt may be away that many seconds, as for its own restart, before the host is reported.
+LIBVIRT_AWAY_MAX = 60.0
+NEVER = math.inf
+
+
+class Libvirt(Protocol):
+    """What the engine asks of `hypervisor.Hypervisor`; the answers come through `Engine.post`."""
+
+    def scan(self) -> None:
+        """Asks for all domains."""
+
+    def look(self, uuid: str) -> None:
+        """Asks for one domain."""
+
+    def attach(self, uuid: str, channel: str) -> None:
+        """Asks for a channel in a running domain."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The state of this number is on disk, or ``error`` says why it is not."""
+
+    number: int
+    error: str | None
+
+
+Posted = Union[Finding, Saved]
+
+
+@dataclass(eq=False)
+class Watch:
+    """One VM that is being monitored, and the host end of its channel."""
+
+    domain: Domain
+    policy: Policy
+    monitor: Monitor
+    channel: Channel | None = None
+    #: When to try the channel again, and how often that failed in a row.
+    connect_at: float = NEVER
+    failures: int = 0
+    attaching: bool = False
+    attach_failures: int = 0
+    #: The one entry of the heap that counts for this VM.
+    scheduled: float = NEVER
+    #: What was told to others: selector, reporter, libvirt.
+    interest: int = 0
+    established: bool = False
+    doubted: bool = False
+
+    @property
+    def uuid(self) -> str:
+        """The instance's UUID."""
+        return self.domain.uuid
+
+
+class Engine:
+    """Runs the whole compute side; `post`, `samples` and `stop` may be called from any thread.
+
+    Call `run` in a thread of its own. For ``save`` and ``notify`` see `Reporter`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        save: Callable[[int, State], None],
+        notify: Callable[[Note], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        reporting = settings.mode is Mode.REPORT
+        self._reporter = Reporter(settings.hold_down, save, notify if reporting else None, wall)
+        try:
+            self._reporter.load(state, clock())
+        except ValueError as error:
+            log.error("starting with no open faults: %s", error)  # noqa: TRY400
+        #: Who was established before this process, and in which run.
+        self._earlier = dict(state.established)
+        self._libvirt: Libvirt | None = None
+        self._stopping = threading.Event()
+        self._inbox: queue.SimpleQueue[Posted] = queue.SimpleQueue()
+        self._selector = selectors.DefaultSelector()
+        self._wakes, self._waker = socket.socketpair()
+        self._wakes.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._wakes, selectors.EVENT_READ, None)
+        self._discovery = Discovery()
+        self._watches: dict[str, Watch] = {}
+        self._timers: list[tuple[float, int, Watch]] = []
+        self._order = itertools.count()
+        self._awareness = Awareness()
+        self._totals: Counter[str] = Counter(loops=0, errors=0, bytes_in=0, bytes_out=0)
+        #: VMs that were found running wait here for their channel.
+        self._attach_queue: deque[str] = deque()
+        self._attach_at = NEVER
+        self._scan_at = NEVER
+        self._complete = False
+        self._away_at = NEVER
+        self._impairments: dict[str, str] = {}
+
+    # -- from other threads -----------------------------------------------------------------
+
+    def post(self, posted: Posted) -> None:
+        """Hands the loop what a worker found out; never blocks."""
+        self._inbox.put(posted)
+        self._wake()
+
+    def stop(self) -> None:
+        """Makes `run` return soon."""
+        self._stopping.set()
+        self._wake()
+
+    def samples(self) -> list[Sample]:
+        """Returns the values of every VM and of the engine, as they are now."""
+        watches = list(self._watches.values())
+        samples = engine_samples(
+            [watch.monitor.health for watch in watches],
+            self._awareness.take_worst(),
+            self._awareness.score,
+            dict(self._totals),
+        )
+        for watch in watches:
+            monitor = watch.monitor
+            samples += vm_samples(watch.uuid, monitor.health, monitor.rtt, asdict(monitor.counters))
+        return samples
+
+    def _wake(self) -> None:
+        # Enough wake-ups wait already, or the loop has ended before the workers.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
+
+    # -- the loop ---------------------------------------------------------------------------
+
+    def run(self, libvirt: Libvirt) -> None:
+        """Runs until `stop`; ``libvirt`` has been or will be asked to scan by its owner."""
+        self._libvirt = libvirt
+        self._scan_at = self._clock() + self._settings.reconcile_interval
+        while not self._stopping.is_set():
+            self._turn_and_survive()
+        for watch in self._watches.values():
+            self._disconnect(watch)
+        self._selector.close()
+        self._wakes.close()
+
+    def _turn_and_survive(self) -> None:
+        try:
+            self._turn()
+        except Exception:
+            # One bad turn must not end the monitoring of every VM.
+            self._totals["errors"] += 1
+            log.exception("the engine goes on after an error")
+            self._stopping.wait(0.1)
+
+    def _turn(self) -> None:
+        wanted = self._next_deadline()
+        wait = None if wanted == NEVER else max(0.0, wanted - self._clock())
+        ready = self._selector.select(wait)
+        now = self._clock()
+        self._totals["loops"] += 1
+        if wanted <= now:
+            self._awareness.woke(now - wanted, now)
+        for key, events in ready:
+            if key.data is None:
+                self._drain_wakes()
+            else:
+                self._attend(key.data, self._on_ready, now, events)
+        self._empty_inbox()
+        self._run_timers(now)
+        self._reporter.turn(now)
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wakes.recv(4096):
+                pass
+
+    def _next_deadline(self) -> float:
+        while self._timers and self._timers[0][0] != self._timers[0][2].scheduled:
+            heapq.heappop(self._timers)
+        first = self._timers[0][0] if self._timers else NEVER
+        held = self._reporter.deadline
+        return min(
+            first, self._scan_at, self._attach_at, self._away_at, NEVER if held is None else held
+        )
+
+    def _run_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            at, _, watch = heapq.heappop(self._timers)
+            if at == watch.scheduled:
+                watch.scheduled = NEVER
+                self._attend(watch, self._on_due, now)
+        if now >= self._scan_at:
+            self._scan_at = now + self._settings.reconcile_interval
+            self._ask.scan()
+        if now >= self._attach_at:
+            self._attach_next(now)
+        if now >= self._away_at:
+            self._away_at = NEVER
+            self._impair("libvirt", "libvirt has been away for a minute: VMs cannot be found", now)
+
+    @property
+    def _ask(self) -> Libvirt:
+        if self._libvirt is None:
+            raise RuntimeError("the engine does not run")
+        return self._libvirt
+
+    def _empty_inbox(self) -> None:
+        while True:
+            try:
+                posted = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            self._on_posted(posted, self._clock())
+
+    def _on_posted(self, posted: Posted, now: float) -> None:
+        if isinstance(posted, Saved):
+            self._on_saved(posted, now)
+        elif isinstance(posted, Scanned):
+            self._on_scanned(posted, now)
+        elif isinstance(posted, Looked):
+            for change in self._discovery.looked(posted.uuid, posted.domain):
+                self._review(change, now)
+        elif isinstance(posted, Reachable):
+            self._on_reachable(posted, now)
+        else:
+            watch = self._watches.get(posted.uuid)
+            if watch is None:
+                return
+            if isinstance(posted, Rebooted):
+                self._attend(watch, lambda watch, now: watch.monitor.rebooted(now), now)
+            else:
+                self._on_attached(watch, posted, now)
+
+    # -- what libvirt says ------------------------------------------------------------------
+
+    def _on_scanned(self, scanned: Scanned, now: float) -> None:
+        for change in self._discovery.scanned(scanned.domains):
+            self._review(change, now)
+        for watch in list(self._watches.values()):
+            self._provision(watch, now, fresh=False)
+        if not self._complete:
+            self._complete = True
+            for uuid in self._reporter.instances() - {d.uuid for d in scanned.domains}:
+                self._reporter.close(uuid, "gone while the engine was away")
+            for uuid in self._earlier:
+                self._reporter.established(uuid, None, now)
+            self._earlier.clear()
+            self._settle_host(now)
+            self._reporter.handshake()
+
+    def _review(self, change: Change, now: float) -> None:
+        """Brings the watch of one VM in line with what libvirt says of its domain."""
+        domain = change.after
+        if domain is None:
+            if change.before is not None:
+                self._forget(change.before.uuid, "gone from this host", now)
+            return
+        specs = domain.instance.extra_specs if domain.instance else None
+        decision = policy_for(specs, self._settings)
+        self._judge_policy(domain, decision.problems, now)
+        if decision.policy is None:
+            self._forget(domain.uuid, "monitoring is switched off", now)
+        elif domain.domain_id is None or domain.state in _ENDED:
+            self._forget(domain.uuid, "shut off", now)
+        else:
+            self._follow(domain, decision.policy, now)
+
+    def _follow(self, domain: Domain, policy: Policy, now: float) -> None:
+        watch = self._watches.get(domain.uuid)
+        same_run = watch is not None and watch.domain.domain_id == domain.domain_id
+        if watch is not None and not (same_run and watch.policy == policy):
+            if not same_run:
+                self._reporter.close(domain.uuid, "restarted", _POLICY_FAULTS)
+            self._disconnect(watch)
+            watch.scheduled = NEVER
+            expected = same_run and watch.monitor.established
+            watch = self._begin(domain, policy, expected, now)
+        elif watch is None:
+            watch = self._begin(domain, policy, False, now)
+        watch.domain = domain
+        if domain.state is DomainState.RUNNING:
+            watch.monitor.resume(now)
+        else:
+            watch.monitor.pause(now, domain.state.value)
+        self._provision(watch, now, fresh=self._complete and not same_run)
+        self._attend(watch, lambda watch, now: None, now)
+
+    def _begin(self, domain: Domain, policy: Policy, expected: bool, now: float) -> Watch:
+        earlier = self._earlier.pop(domain.uuid, None)
+        if earlier is not None and earlier != domain.domain_id:
+            self._reporter.established(domain.uuid, None, now)
+            self._reporter.close(domain.uuid, "restarted", _POLICY_FAULTS)
+        expected = expected or (earlier is not None and earlier == domain.domain_id)
+        monitor = Monitor(
+            domain.uuid,
+            policy,
+            self._settings,
+            _random_challenge,
+            phase=zlib.crc32(domain.uuid.encode()) / 2**32,
+            open_faults={
+                name: severity
+                for name, severity in self._reporter.of(domain.uuid).items()
+                if name not in _ENGINE_FAULTS
+            },
+        )
+        grace = self._settings.grace_after_resume if expected else policy.grace_period
+        watch = self._watches[domain.uuid] = Watch(domain, policy, monitor)
+        monitor.start(now, grace, expected)
+        return watch
+
+    def _forget(self, uuid: str, reason: str, now: float) -> None:
+        watch = self._watches.pop(uuid, None)
+        if watch is not None:
+            self._disconnect(watch)
+            watch.scheduled = NEVER
+            self._reporter.established(uuid, None, now)
+        keep = frozenset() if reason == "gone from this host" else frozenset({BAD_POLICY})
+        self._reporter.close(uuid, reason, keep)
+
+    def _judge_policy(self, domain: Domain, problems: tuple[Problem, ...], now: float) -> None:
+        if not problems:
+            self._report(domain, FaultCleared(domain.uuid, BAD_POLICY, "corrected"), now)
+            return
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        fault = FaultRaised(
+            domain.uuid,
+            BAD_POLICY,
+            Severity.WARNING,
+            f"flavor extra spec {problems[0]}{more}",
+            since=now,
+            reason="bad-policy",
+            details={problem.key: str(problem) for problem in problems[:8]},
+        )
+        self._report(domain, fault, now)
+
+    def _on_reachable(self, reachable: Reachable, now: float) -> None:
+        if reachable.error is None:
+            self._away_at = NEVER
+            self._mend("libvirt", now)
+        elif self._away_at == NEVER and "libvirt" not in self._impairments:
+            self._away_at = now + LIBVIRT_AWAY_MAX
+
+    # -- the channel ------------------------------------------------------------------------
+
+    def _provision(self, watch: Watch, now: float, fresh: bool) -> None:
+        """Sees to it that the channel is there; ``fresh``: the VM has just started."""
+        if watch.channel is not None or watch.domain.state is not DomainState.RUNNING:
+            return
+        step = next_step(watch.domain, watch.policy.channel, self._settings.mode)
+        if isinstance(step, Impossible):
+            self._cannot_monitor(watch, step.reason, step.text, now)
+        elif isinstance(step, Attach):
+            self._want_attached(watch, now, fresh)
+        elif isinstance(step, Connect) and watch.connect_at == NEVER:
+            watch.connect_at = now
+            self._schedule(watch, now)
+        if isinstance(step, Connect):
+            cleared = FaultCleared(watch.uuid, CANNOT_MONITOR, "the channel is there")
+            self._report(watch.domain, cleared, now)
+
+    def _want_attached(self, watch: Watch, now: float, fresh: bool) -> None:
+        if watch.attaching:
+            return
+        watch.attaching = True
+        if fresh:
+            self._ask.attach(watch.uuid, watch.policy.channel)
+            return
+        self._attach_queue.append(watch.uuid)
+        if self._attach_at == NEVER:
+            self._attach_at = now
+
+    def _attach_next(self, now: float) -> None:
+        watch = None
+        while watch is None and self._attach_queue:
+            watch = self._watches.get(self._attach_queue.popleft())
+        if watch is None:
+            self._attach_at = NEVER
+            return
+        self._ask.attach(watch.uuid, watch.policy.channel)
+        self._attach_at = now + 1.0 / self._settings.attach_rate
+
+    def _on_attached(self, watch: Watch, attached: Attached, now: float) -> None:
+        watch.attaching = False
+        if attached.error is None:
+            watch.attach_failures = 0
+            log.info("VM %s: channel %s attached", _name(watch.domain), watch.policy.channel)
+            return
+        watch.attach_failures += 1
+        log.warning("VM %s: channel not attached: %s", _name(watch.domain), attached.error)
+        if watch.attach_failures >= ATTACH_FAILURES_MAX:
+            text = f"libvirt does not attach its channel: {attached.error}"
+            self._cannot_monitor(watch, "attach-failed", text, now)
+
+    def _cannot_monitor(self, watch: Watch, reason: str, text: str, now: float) -> None:
+        fault = FaultRaised(watch.uuid, CANNOT_MONITOR, Severity.WARNING, text, now, reason)
+        self._report(watch.domain, fault, now)
+
+    def _connect(self, watch: Watch, now: float) -> None:
+        watch.connect_at = NEVER
+        step = next_step(watch.domain, watch.policy.channel, self._settings.mode)
+        if not isinstance(step, Connect):
+            return
+        watch.channel = Channel(step.path)
+        self._mend("rights", now)
+        watch.monitor.connected(now)
+
+    def _lost(self, watch: Watch, error: ChannelError, now: float) -> None:
+        """Notes that the channel is gone or cannot be opened, and plans the next try."""
+        self._disconnect(watch)
+        if watch.uuid not in self._watches:
+            return
+        watch.failures += 1
+        watch.connect_at = now + retry_after(watch.failures)
+        watch.monitor.disconnected(now, str(error))
+        if error.errno in (errno.EACCES, errno.EPERM):
+            self._impair("rights", str(error), now)
+        else:
+            # The path changes with every start of the VM: libvirt knows.
+            self._ask.look(watch.uuid)
+        self._serve(watch, now)
+
+    def _disconnect(self, watch: Watch) -> None:
+        if watch.channel is not None:
+            self._set_interest(watch, 0)
+            watch.channel.close()
+            watch.channel = None
+
+    # -- one VM's turn ----------------------------------------------------------------------
+
+    def _attend(self, watch: Watch, work: Callable[..., None], now: float, *arguments: int) -> None:
+        """Does something for one VM and what follows from it; its errors stay its own."""
+        try:
+            work(watch, now, *arguments)
+            self._serve(watch, now)
+        except ChannelError as error:
+            self._lost(watch, error, now)
+        except Exception:
+            self._totals["errors"] += 1
+            log.exception("VM %s: an error of the engine", _name(watch.domain))
+            self._lost(watch, ChannelError(0, "an error of the engine; see collectd's log"), now)
+
+    def _on_ready(self, watch: Watch, now: float, events: int) -> None:
+        if watch.channel is None:
+            return
+        if events & selectors.EVENT_WRITE:
+            watch.channel.flush()
+        if events & selectors.EVENT_READ:
+            data = watch.channel.read()
+            self._totals["bytes_in"] += len(data)
+            if data:
+                # Only now: a channel that opens and closes at once is tried less and less often.
+                watch.failures = 0
+            watch.monitor.receive(data, now)
+
+    def _on_due(self, watch: Watch, now: float) -> None:
+        if watch.connect_at <= now:
+            self._connect(watch, now)
+        if now >= watch.monitor.deadline:
+            watch.monitor.tick(now, self._awareness.stretch)
+        if watch.monitor.mute(now):
+            raise ChannelError(0, "nothing came from the guest; another reader may have the port")
+
+    def _serve(self, watch: Watch, now: float) -> None:
+        """Does the caller's duties after each call into the monitor."""
+        monitor = watch.monitor
+        data = monitor.data_to_send()
+        if data and watch.channel is not None:
+            self._totals["bytes_out"] += len(data)
+            watch.channel.write(data)
+        for event in monitor.events():
+            self._report(watch.domain, event, now)
+        if monitor.established is not watch.established:
+            watch.established = monitor.established
+            run = watch.domain.domain_id if monitor.established else None
+            self._reporter.established(watch.uuid, run, now)
+        if monitor.doubtful and not watch.doubted:
+            # Perhaps it is not meant to run, and the event is still on its way.
+            self._ask.look(watch.uuid)
+        watch.doubted = monitor.doubtful
+        if watch.channel is not None:
+            reading = 0 if monitor.muted_until > now else selectors.EVENT_READ
+            writing = selectors.EVENT_WRITE if watch.channel.blocked else 0
+            self._set_interest(watch, reading | writing)
+        self._schedule(watch, now)
+
+    def _schedule(self, watch: Watch, now: float) -> None:
+        at = min(watch.monitor.deadline, watch.connect_at)
+        if watch.monitor.muted_until > now:
+            at = min(at, watch.monitor.muted_until)
+        if at != watch.scheduled:
+            watch.scheduled = at
+            if at != NEVER:
+                heapq.heappush(self._timers, (at, next(self._order), watch))
+
+    def _set_interest(self, watch: Watch, events: int) -> None:
+        if watch.channel is None or events == watch.interest:
+            return
+        if not watch.interest:
+            self._selector.register(watch.channel, events, watch)
+        elif not events:
+            self._selector.unregister(watch.channel)
+        else:
+            self._selector.modify(watch.channel, events, watch)
+        watch.interest = events
+
+    # -- what leaves ------------------------------------------------------------------------
+
+    def _report(self, domain: Domain, event: FaultEvent, now: float) -> None:
+        instance = domain.instance
+        name = instance.name if instance else domain.name
+        self._reporter.report(event, name, instance.project if instance else "", now)
+
+    def _on_saved(self, saved: Saved, now: float) -> None:
+        if saved.error is None:
+            self._mend("disk", now)
+        else:
+            # An alarm that may be repeated is better than none.
+            self._impair("disk", f"the state is not saved: {saved.error}", now)
+        self._reporter.saved(saved.number)
+
+    def _impair(self, cause: str, text: str, now: float) -> None:
+        if self._impairments.get(cause) != text:
+            self._impairments[cause] = text
+            log.error("%s", text)
+        self._settle_host(now)
+
+    def _mend(self, cause: str, now: float) -> None:
+        if self._impairments.pop(cause, None) is not None:
+            self._settle_host(now)
+
+    def _settle_host(self, now: float) -> None:
+        event: FaultEvent
+        if self._impairments:
+            cause, text = next(iter(self._impairments.items()))
+            severity = Severity.WARNING if set(self._impairments) == {"disk"} else Severity.FAILURE
+            event = FaultRaised("", ENGINE_IMPAIRED, severity, text, now, cause)
+        else:
+            event = FaultCleared("", ENGINE_IMPAIRED, "mended")
+        self._reporter.report(event, "", "", now)
+
+
+_ENDED = frozenset({DomainState.SHUT_OFF, DomainState.CRASHED})
+#: Faults that the engine itself raises and clears; the others are the monitor's.
+_ENGINE_FAULTS = frozenset({BAD_POLICY, CANNOT_MONITOR})
+#: Faults that outlive a run of the VM.
+_POLICY_FAULTS = frozenset({BAD_POLICY})
+
+
+def _random_challenge() -> int:
+    return secrets.randbelow(2**31 - 1) + 1
+
+
+def _name(domain: Domain) -> str:
+    return domain.instance.name if domain.instance else domain.name

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libvirt, kept at arm's length: its calls can block for seconds, so they run in worker threads.
+
+What the workers find out is posted to the engine's loop. libvirt's own callbacks arrive in any
+thread and order (collectd's ``virt`` plugin shares the process-wide event loop), so all they do
+is ask for a look at a domain; the answer is always read anew.
+
+Reading needs a read-only connection. A writable one is opened for attaching, and closed after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Union
+
+import libvirt
+
+from collectd_vmhb.domain import Domain, DomainState, parse_domain
+from collectd_vmhb.provision import channel_xml
+
+log = logging.getLogger(__name__)
+
+#: Seconds between tries to reach libvirt; a look is tried again with the connection.
+RETRY = 1.0
+#: libvirt's keepalive: a daemon that does not answer 3 probes 5 s apart is gone.
+KEEPALIVE = (5, 3)
+#: The event loop's idle wake-up in ms, which lets its thread see that it is to stop.
+EVENT_LOOP_WAKE = 500
+#: Stopping waits so long for a worker; one that hangs in libvirt is left behind.
+STOP_TIMEOUT = 2.0
+
+_STATES = {
+    libvirt.VIR_DOMAIN_NOSTATE: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.SHUTTING_DOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUT_OFF,
+    libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
+}
+_LOOK_AGAIN = (
+    libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+    libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """Every domain of this host, as just read."""
+
+    domains: tuple[Domain, ...]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One domain as just read; None if libvirt does not have it."""
+
+    uuid: str
+    domain: Domain | None
+
+
+@dataclass(frozen=True)
+class Rebooted:
+    """A guest resets inside the same QEMU; arrives several times a boot under SeaBIOS."""
+
+    uuid: str
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An attach was tried; ``error`` is libvirt's word if it failed."""
+
+    uuid: str
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """libvirt answers again, or does not any more and why."""
+
+    error: str | None
+
+
+Finding = Union[Scanned, Looked, Rebooted, Attached, Reachable]
+
+
+class Hypervisor:
+    """Reads domains and attaches channels for the engine; ``post`` takes the findings.
+
+    ``post`` is called from worker threads and must not block.
+    """
+
+    def __init__(self, uri: str, post: Callable[[Finding], None]) -> None:
+        self._uri = uri
+        self._post = post
+        self._stopping = threading.Event()
+        self._looks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        #: What waits in `_looks` already; "" stands for a scan of all.
+        self._waiting: set[str] = set()
+        self._attaches: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._reader: libvirt.virConnect | None = None
+        self._callbacks: list[int] = []
+        self._away: str | None = None
+        self._threads = [
+            threading.Thread(target=target, name=f"vmhb-{name}", daemon=True)
+            for name, target in (
+                ("libvirt-events", self._run_events),
+                ("libvirt-reader", self._run_reader),
+                ("libvirt-attacher", self._run_attacher),
+            )
+        ]
+
+    def start(self) -> None:
+        """Starts the workers; the first scan follows as soon as libvirt answers."""
+        libvirt.virEventRegisterDefaultImpl()
+        for thread in self._threads:
+            thread.start()
+        self.scan()
+
+    def stop(self) -> None:
+        """Ends the workers within STOP_TIMEOUT each."""
+        self._stopping.set()
+        self._looks.put(None)
+        self._attaches.put(None)
+        for thread in self._threads:
+            thread.join(STOP_TIMEOUT)
+            if thread.is_alive():
+                log.warning("%s still waits for libvirt and is left behind", thread.name)
+
+    def scan(self) -> None:
+        """Asks for all domains: posts Scanned."""
+        self.look("")
+
+    def look(self, uuid: str) -> None:
+        """Asks for one domain: posts Looked."""
+        if uuid not in self._waiting:
+            self._waiting.add(uuid)
+            self._looks.put(uuid)
+
+    def attach(self, uuid: str, channel: str) -> None:
+        """Asks for a channel in a running domain: posts Attached, then Looked."""
+        self._attaches.put((uuid, channel))
+
+    # -- events -----------------------------------------------------------------------------
+
+    def _run_events(self) -> None:
+        # Without a timer of its own the loop would sleep until libvirt has something to say.
+        timer = libvirt.virEventAddTimeout(EVENT_LOOP_WAKE, lambda timer, opaque: None, None)
+        while not self._stopping.is_set():
+            libvirt.virEventRunDefaultImpl()
+        # The loop is the process's: whoever runs it on must not call a Python that has ended.
+        libvirt.virEventRemoveTimeout(timer)
+
+    def _on_event(self, conn: Any, domain: libvirt.virDomain, *details: Any) -> None:
+        self.look(domain.UUIDString())
+
+    def _on_reboot(self, conn: Any, domain: libvirt.virDomain, opaque: Any) -> None:
+        self._post(Rebooted(domain.UUIDString()))
+
+    def _on_close(self, conn: Any, reason: int, opaque: Any) -> None:
+        # The scan finds the connection dead and opens another.
+        self.scan()
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def _run_reader(self) -> None:
+        while True:
+            uuid = self._looks.get()
+            if uuid is None or self._stopping.is_set():
+                break
+            self._waiting.discard(uuid)
+            try:
+                conn = self._reading()
+                self._post(self._read_one(conn, uuid) if uuid else self._read_all(conn))
+            except libvirt.libvirtError as error:
+                self._lost(error, uuid)
+        self._close_reader()
+
+    def _reading(self) -> libvirt.virConnect:
+        if self._reader is not None and self._reader.isAlive() == 1:
+            return self._reader
+        self._close_reader()
+        conn = self._reader = libvirt.openReadOnly(self._uri)
+        with contextlib.suppress(libvirt.libvirtError):  # not every driver has a connection to keep
+            conn.setKeepAlive(*KEEPALIVE)
+        try:
+            self._register(conn)
+        except libvirt.libvirtError:
+            self._close_reader()
+            raise
+        if self._away is not None:
+            log.info("libvirt answers again at %s", self._uri)
+            self._away = None
+        self._post(Reachable(None))
+        # Whatever happened since the last connection told nobody.
+        self.scan()
+        return conn
+
+    def _register(self, conn: libvirt.virConnect) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.registerCloseCallback(self._on_close, None)
+        for event in _LOOK_AGAIN:
+            self._callbacks.append(conn.domainEventRegisterAny(None, event, self._on_event, None))
+        reboot = libvirt.VIR_DOMAIN_EVENT_ID_REBOOT
+        self._callbacks.append(conn.domainEventRegisterAny(None, reboot, self._on_reboot, None))
+
+    def _lost(self, error: libvirt.libvirtError, uuid: str) -> None:
+        text = _words(error)
+        if self._reader is not None and self._reader.isAlive() == 1:
+            log.warning("libvirt cannot tell about %s: %s", uuid or "its domains", text)
+            return
+        if self._away is None:
+            self._away = text
+            log.warning(
+                "libvirt is away at %s (%s); trying again until it answers", self._uri, text
+            )
+        self._post(Reachable(text))
+        self._stopping.wait(RETRY)
+        self.scan()
+
+    def _close_reader(self) -> None:
+        conn, self._reader = self._reader, None
+        callbacks, self._callbacks = self._callbacks, []
+        if conn is None:
+            return
+        # Each registered callback holds a reference: close() alone would leave the connection.
+        for callback in callbacks:
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.domainEventDeregisterAny(callback)
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.unregisterCloseCallback()
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.close()
+
+    def _read_all(self, conn: libvirt.virConnect) -> Scanned:
+        return Scanned(tuple(self._parsed(conn.listAllDomains())))
+
+    def _parsed(self, domains: list[libvirt.virDomain]) -> Iterator[Domain]:
+        for domain in domains:
+            with _ignoring_gone():
+                parsed = _read(domain)
+                if parsed is not None:
+                    yield parsed
+
+    def _read_one(self, conn: libvirt.virConnect, uuid: str) -> Looked:
+        with _ignoring_gone():
+            return Looked(uuid, _read(conn.lookupByUUIDString(uuid)))
+        return Looked(uuid, None)
+
+    # -- attaching --------------------------------------------------------------------------
+
+    def _run_attacher(self) -> None:
+        conn: libvirt.virConnect | None = None
+        while True:
+            job = self._attaches.get()
+            if job is None or self._stopping.is_set():
+                break
+            uuid, channel = job
+            error: str | None = None
+            try:
+                conn = conn or libvirt.open(self._uri)
+                conn.lookupByUUIDString(uuid).attachDeviceFlags(
+                    channel_xml(channel), libvirt.VIR_DOMAIN_AFFECT_LIVE
+                )
+            except libvirt.libvirtError as failure:
+                error = _words(failure)
+            self._post(Attached(uuid, error))
+            self.look(uuid)
+            if conn is not None and (error or self._attaches.empty()):
+                with contextlib.suppress(libvirt.libvirtError):
+                    conn.close()
+                conn = None
+
+
+def _read(domain: libvirt.virDomain) -> Domain | None:
+    state = _STATES.get(domain.state()[0], DomainState.RUNNING)
+    number = domain.ID()
+    try:
+        return parse_domain(domain.XMLDesc(), state, number if number >= 0 else None)
+    except ValueError as error:
+        log.warning("domain %s is left alone: %s", domain.name(), error)
+        return None
+
+
+@contextlib.contextmanager
+def _ignoring_gone() -> Iterator[None]:
+    """Lets a domain vanish between being listed and being read."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+
+
+def _words(error: libvirt.libvirtError) -> str:
+    return error.get_error_message() or str(error)

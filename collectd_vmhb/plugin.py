@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collectd plugin: configuration in; notifications, values and log lines out.
+
+What collectd's Python host asks of a plugin (facts measured with collectd 5.12):
+    Nothing that happens at import or in the config callback may raise, or collectd itself exits.
+    Threads live only from init on: collectd forks between config and init.
+    Notifications are delivered in the thread that dispatches them, through every other plugin's
+    callback; so they are dispatched from a thread of their own.
+    A read callback that raises is called less and less often.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import collectd
+
+from collectd_vmhb.config import ConfigError, read_settings
+from collectd_vmhb.publish import PLUGIN, Note
+from collectd_vmhb.settings import Settings
+from collectd_vmhb.state import State, StateError, StateFile, StateLock, StateSaver
+from collectd_vmhb.verdict import ENGINE_IMPAIRED
+
+if TYPE_CHECKING:
+    from collectd_vmhb.engine import Engine
+    from collectd_vmhb.hypervisor import Hypervisor
+
+log = logging.getLogger("collectd_vmhb")
+
+#: What collectd's char[1024] for a log line holds, less its own prefix.
+LOG_LINE_MAX = 900
+#: Stopping waits so many seconds for each thread of ours.
+STOP_TIMEOUT = 3.0
+
+_SEVERITY = {
+    "failure": collectd.NOTIF_FAILURE,
+    "warning": collectd.NOTIF_WARNING,
+    "okay": collectd.NOTIF_OKAY,
+}
+
+
+class CollectdLog(logging.Handler):
+    """Hands log records to collectd's own log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record, a line for each of its lines."""
+        write = collectd.info
+        if record.levelno >= logging.ERROR:
+            write = collectd.error
+        elif record.levelno >= logging.WARNING:
+            write = collectd.warning
+        # collectd raises for a NUL and for half of a surrogate pair, which a guest can send.
+        text = self.format(record).replace("\0", "?").encode("utf-8", "replace").decode()
+        for line in text.splitlines():
+            write(f"vmhb: {line}"[:LOG_LINE_MAX])
+
+
+class Dispatcher:
+    """Dispatches notifications from a thread of its own, in order.
+
+    It waits for `release`: before the first read, other plugins may not be initialised yet and
+    would lose what they are told.
+    """
+
+    def __init__(self) -> None:
+        self._notes: queue.SimpleQueue[Note | None] = queue.SimpleQueue()
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vmhb-dispatch", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def put(self, note: Note) -> None:
+        """Takes one notification; never blocks."""
+        self._notes.put(note)
+
+    def release(self) -> None:
+        """Lets the notifications out."""
+        self._released.set()
+
+    def stop(self, timeout: float) -> None:
+        """Dispatches what is queued and ends, within ``timeout`` seconds."""
+        self._notes.put(None)
+        self._released.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        self._released.wait()
+        while True:
+            note = self._notes.get()
+            if note is None:
+                return
+            dispatch(note)
+
+
+def dispatch(note: Note) -> None:
+    """Gives one notification to collectd; says so in the log if nobody takes any."""
+    try:
+        collectd.Notification(
+            plugin=PLUGIN,
+            plugin_instance=note.plugin_instance,
+            type="gauge",
+            type_instance=note.type_instance,
+            severity=_SEVERITY[note.severity],
+            message=note.message,
+            time=note.time,
+            meta=dict(note.meta),
+        ).dispatch()
+    except Exception as error:
+        # collectd raises RuntimeError when no plugin at all registered for notifications.
+        log.error("notification not delivered (%s): %s", error, note.message)
+
+
+class Plugin:
+    """One plugin in one daemon, from its configuration to its shutdown."""
+
+    def __init__(self) -> None:
+        self._settings: Settings | None = Settings()
+        self._configured = False
+        self._problem = ""
+        self._lock: StateLock | None = None
+        self._engine: Engine | None = None
+        self._hypervisor: Hypervisor | None = None
+        self._saver: StateSaver | None = None
+        self._thread: threading.Thread | None = None
+        self._dispatcher = Dispatcher()
+
+    def config(self, config: collectd.Config) -> None:
+        """Reads the ``<Module vmhb>`` block; a wrong one leaves the plugin off."""
+        try:
+            if self._configured:
+                raise ConfigError(["a second <Module vmhb> block; put all keys into one"])
+            self._configured = True
+            self._settings = read_settings(config)
+        except ConfigError as error:
+            self._off(error.problems)
+        except Exception as error:
+            log.exception("the configuration cannot be read")
+            self._off([repr(error)])
+
+    def init(self) -> None:
+        """Starts the engine; whatever is in its way is said, and collectd runs on."""
+        try:
+            if self._settings is None:
+                self._say_off()
+            else:
+                self._start(self._settings)
+        except StateError as error:
+            log.error("%s", error)
+        except Exception:
+            log.exception("the engine does not start")
+
+    def read(self) -> None:
+        """Dispatches the values of every VM and of the engine."""
+        self._dispatcher.release()
+        if self._engine is None:
+            return
+        try:
+            for sample in self._engine.samples():
+                collectd.Values(
+                    plugin=PLUGIN,
+                    plugin_instance=sample.plugin_instance,
+                    type=sample.type,
+                    type_instance=sample.type_instance,
+                ).dispatch(values=[sample.value])
+        except Exception:
+            log.exception("values not dispatched")
+
+    def shutdown(self) -> None:
+        """Ends every thread within a bounded time: collectd would wait for ever."""
+        if self._engine is not None and self._thread is not None:
+            self._engine.stop()
+            self._thread.join(STOP_TIMEOUT)
+        if self._hypervisor is not None:
+            self._hypervisor.stop()
+        if self._saver is not None:
+            self._saver.stop(STOP_TIMEOUT)
+            self._dispatcher.stop(STOP_TIMEOUT)
+        if self._lock is not None:
+            self._lock.release()
+
+    def _off(self, problems: list[str]) -> None:
+        for problem in problems:
+            log.error("config: %s", problem)
+        log.error("the plugin stays off until its configuration is corrected")
+        self._settings = None
+        self._problem = problems[0]
+
+    def _say_off(self) -> None:
+        dispatch(
+            Note(
+                plugin_instance="",
+                type_instance=ENGINE_IMPAIRED,
+                severity="failure",
+                message=f"VM heartbeat is off on this host: config: {self._problem}"[:255],
+                time=time.time(),
+            )
+        )
+
+    def _start(self, settings: Settings) -> None:
+        try:
+            from collectd_vmhb.engine import Engine, Saved
+            from collectd_vmhb.hypervisor import Hypervisor
+        except ImportError as error:
+            log.error(
+                "the plugin stays off: %s; install libvirt's Python binding for collectd's "
+                "Python (python3-libvirt)",
+                error,
+            )
+            return
+        self._lock = StateLock(settings.state_dir)
+        file = StateFile(settings.state_dir)
+        try:
+            state = file.load()
+        except StateError as error:
+            log.error("%s; starting with no open faults", error)
+            state = State()
+        self._saver = StateSaver(file, lambda number, error: engine.post(Saved(number, error)))
+        engine = Engine(settings, state, self._saver.save, self._dispatcher.put)
+        self._hypervisor = Hypervisor(settings.libvirt_uri, engine.post)
+        self._engine = engine
+        self._thread = threading.Thread(
+            target=engine.run, args=(self._hypervisor,), name="vmhb-engine", daemon=True
+        )
+        for worker in (self._saver, self._dispatcher, self._thread, self._hypervisor):
+            worker.start()
+        log.info("watching %s, mode %s", settings.libvirt_uri, settings.mode.value)
+
+
+def register() -> None:
+    """Registers one Plugin with collectd; called once, when collectd imports this module."""
+    root = logging.getLogger("collectd_vmhb")
+    root.addHandler(CollectdLog())
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    plugin = Plugin()
+    collectd.register_config(plugin.config, name="vmhb")
+    collectd.register_init(plugin.init, name="vmhb")
+    collectd.register_read(plugin.read, name="vmhb")
+    collectd.register_shutdown(plugin.shutdown, name="vmhb")
+
+
+register()

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must survive a restart: one JSON file, replaced atomically, and the lock of one engine."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+
+class StateError(Exception):
+    """The state directory or file cannot be used; the text says which, why and what to do."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Open incidents (as `Incidents.dump` gives them), and in which run a VM was established.
+
+    ``established`` maps an instance UUID to libvirt's domain id: a VM that answered in this very
+    run is expected to answer an engine that comes back.
+    """
+
+    incidents: list[dict[str, Any]] = field(default_factory=list)
+    established: dict[str, int] = field(default_factory=dict)
+
+
+class StateLock:
+    """Keeps any second engine on this node away for as long as this object lives."""
+
+    def __init__(self, directory: Path) -> None:
+        """Takes the lock; raises StateError if another engine has it or there is no way in."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = (directory / "lock").open("a")
+        except OSError as error:
+            raise StateError(
+                f"cannot use StateDir {directory}: {error.strerror}; make it a directory that "
+                f"collectd's user may write"
+            ) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise StateError(
+                f"another engine holds {directory}/lock: this one stays off (two collectd, or "
+                f"a collectd -T beside the daemon)"
+            ) from None
+
+    def release(self) -> None:
+        """Lets the next engine in."""
+        self._file.close()
+
+
+class StateFile:
+    """Reads and replaces ``engine.json``; may block, so the engine calls it in a worker."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "engine.json"
+
+    def load(self) -> State:
+        """Returns what the last engine saved, or an empty State if there was none.
+
+        Raises StateError for a file that is no state; it is moved aside, so that nothing is
+        lost and the next save does not fail on it.
+        """
+        try:
+            fields = json.loads(self._path.read_text("utf-8"))
+            if fields["format"] != FORMAT:
+                raise ValueError(f"format {fields['format']}, expected {FORMAT}")
+            established = {str(uuid): int(run) for uuid, run in fields["established"].items()}
+            return State(list(fields["incidents"]), established)
+        except FileNotFoundError:
+            return State()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return self._set_aside(error)
+
+    def _set_aside(self, error: Exception) -> State:
+        aside = self._path.with_suffix(".json.unreadable")
+        try:
+            self._path.replace(aside)
+        except OSError:
+            aside = self._path
+        raise StateError(f"{self._path} cannot be read ({error!r}); kept as {aside}") from None
+
+    def save(self, state: State) -> None:
+        """Replaces the file durably; raises OSError, and then the old one is still whole."""
+        content = json.dumps(
+            {"format": FORMAT, "incidents": state.incidents, "established": state.established},
+            indent=1,
+        )
+        fresh = self._path.with_suffix(".json.new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+class StateSaver:
+    """Saves in a thread of its own; of several states that wait only the newest is written.
+
+    ``saved(number, error)`` is called after each save; ``error`` is None or says what failed.
+    """
+
+    def __init__(self, file: StateFile, saved: Callable[[int, str | None], None]) -> None:
+        self._file = file
+        self._saved = saved
+        self._queue: queue.SimpleQueue[tuple[int, State] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="vmhb-state", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def save(self, number: int, state: State) -> None:
+        """Hands over a state; never blocks."""
+        self._queue.put((number, state))
+
+    def stop(self, timeout: float) -> None:
+        """Saves what was handed over and ends, within ``timeout`` seconds."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        job = self._queue.get()
+        while job is not None:
+            following: tuple[int, State] | None = job
+            while following is not None and not self._queue.empty():
+                job = following
+                following = self._queue.get()
+            newest = following or job
+            self._saved(newest[0], self._try_save(newest[1]))
+            job = None if following is None else self._queue.get()
+
+    def _try_save(self, state: State) -> str | None:
+        try:
+            self._file.save(state)
+        except OSError as error:
+            return str(error)
+        return None
