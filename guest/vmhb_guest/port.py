@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest end of the channel: a virtio-serial port found by name, read and written unblocked.
+
+What such a port does (Linux virtio_console): one opener at a time, else EBUSY; read() returns
+b"" and poll() reports POLLHUP all the time while no host is connected; ENODEV once it has been
+unplugged. Hence nobody polls the port while the host is away: it is asked every RETRY seconds.
+"""
+
+import errno
+import logging
+import math
+import os
+from typing import Optional
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds between two attempts to open the port or to find the host at its other end.
+RETRY = 0.5
+#: Bytes taken at a time.
+CHUNK = 65536
+
+
+def find_port(name: str, root: str = "/") -> Optional[str]:
+    """Return the device of the virtio port `name`, or None; works with and without udev."""
+    link = os.path.join(root, "dev/virtio-ports", name)
+    if os.path.exists(link):
+        return link
+    classes = os.path.join(root, "sys/class/virtio-ports")
+    try:
+        devices = sorted(os.listdir(classes))
+    except OSError:
+        return None
+    for device in devices:
+        if _read_name(os.path.join(classes, device, "name")) == name:
+            return os.path.join(root, "dev", device)
+    return None
+
+
+def _read_name(path: str) -> Optional[str]:
+    try:
+        with open(path) as name:
+            return name.read().strip()
+    except (OSError, ValueError):
+        return None
+
+
+class Port:
+    """Keeps a port open through hot-plug, unplug and hosts that come and go."""
+
+    def __init__(self, name: str, path: Optional[str] = None, root: str = "/") -> None:
+        """Take the port's name, or the path of a device to use in its place."""
+        #: Whether there is a host at the other end, as far as the last read could tell.
+        self.connected = False
+        self._name = name
+        self._given_path = path
+        self._root = root
+        self._path = ""
+        self._fd: Optional[int] = None
+        self._unwritten = b""
+        self._retry_at = -math.inf
+        self._said = ""
+
+    @property
+    def deadline(self) -> Optional[float]:
+        """When `read` should try again; None while connected."""
+        return None if self.connected else self._retry_at
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether bytes wait until the port takes more."""
+        return bool(self._unwritten)
+
+    def fileno(self) -> Optional[int]:
+        """Return what to poll, or None when polling would spin or is impossible."""
+        return self._fd if self.connected else None
+
+    def read(self, now: float) -> bytes:
+        """Return what the host sent, b"" for nothing; notice a host that came or went."""
+        if not self.connected and now < self._retry_at:
+            return b""
+        self._retry_at = now + RETRY
+        if self._fd is None:
+            self._fd = self._open()
+        return b"" if self._fd is None else self._read(self._fd)
+
+    def write(self, data: bytes) -> None:
+        """Write what the port takes now, after what waited from before, and keep the rest."""
+        self._unwritten += data
+        if self._fd is None or not self._unwritten:
+            return
+        try:
+            written = os.write(self._fd, self._unwritten)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        self._unwritten = self._unwritten[written:]
+
+    def close(self) -> None:
+        """Let the port go."""
+        self.connected = False
+        self._unwritten = b""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> Optional[int]:
+        path = self._given_path or find_port(self._name, self._root)
+        if path is None:
+            self._say("waiting for virtio port %s" % self._name)
+            return None
+        self._path = path
+        try:
+            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            self._lose(error)
+            return None
+
+    def _read(self, fd: int) -> bytes:
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            self._connect()
+            return b""
+        except OSError as error:
+            self._lose(error)
+            return b""
+        if data:
+            self._connect()
+        else:
+            self._disconnect()
+        return data
+
+    def _connect(self) -> None:
+        if not self.connected:
+            self._say("host connected to port %s" % self._name)
+        self.connected = True
+
+    def _disconnect(self) -> None:
+        """Stay open without a host: closing would only make the hypervisor report it."""
+        self._say("waiting for the host on port %s" % self._name)
+        self.connected = False
+        self._unwritten = b""
+        if not os.path.exists(self._path):
+            self.close()
+
+    def _lose(self, error: OSError) -> None:
+        if error.errno == errno.EBUSY:
+            self._say("port %s is in use by another process: only one can open it" % self._name)
+        else:
+            self._say("port %s: %s" % (self._name, error.strerror))
+        self.close()
+
+    def _say(self, what: str) -> None:
+        """Log a change of standing, not each retry that finds it unchanged."""
+        if what != self._said:
+            LOG.info("%s", what)
+        self._said = what

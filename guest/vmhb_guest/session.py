@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's side of a session: bytes, time and check results in, bytes to send out.
+
+It does no I/O. The caller owns the clock and the port. After every call it must send what
+`data_to_send` returns and call `tick` no later than `deadline`. Times are seconds of one
+monotonic clock.
+"""
+
+import logging
+import random
+from collections import deque
+from enum import Enum
+from typing import Callable, Deque, Dict, Iterable, Optional
+
+from . import wire
+from .report import Report
+from .status import CheckResult, Status
+from .text import clean
+from .throttle import Throttle
+
+LOG = logging.getLogger(__name__)
+
+#: Between one init and the next while nobody acknowledges (published protocol: 5 s).
+INIT_RETRY = 5.0
+#: Never send init more often than this, whatever the host says.
+INIT_PACE = 1.0
+#: The host counts as silent after two intervals, but never before this (published protocol).
+SILENCE_MIN = 5.0
+#: The longest interval we let a host announce: a day.
+INTERVAL_MAX_MS = 86400000
+#: Bytes that may wait for the port; beyond that the oldest lines are worth least.
+OUTPUT_MAX = 4 * wire.MAX_LINE
+#: A C peer keeps 64 bytes of name and 192 of log_msg with the closing NUL.
+NAME_MAX = 63
+LOG_MSG_MAX = 191
+#: Seconds between two log lines about the same misbehaviour of the host.
+LOG_PERIOD = 60.0
+CAPS = ("checks", "interval")
+
+
+class State(Enum):
+    """Where a session stands; the value is the word in the log."""
+
+    CLOSED = "no port"
+    ENABLING = "waiting for init_ack"
+    ENABLED = "enabled"
+
+
+def draw_invocation_id() -> int:
+    """Return a random positive 31-bit number.
+
+    Not from os.urandom, which waits for entropy early in the boot: the number tells one init from
+    another and guards no secret.
+    """
+    return random.randint(1, wire.MAX_INT31)  # noqa: S311
+
+
+class Session:
+    """Introduces the agent to the host and answers the host's challenges."""
+
+    def __init__(
+        self, name: str, interval: float = 1.0, draw: Callable[[], int] = draw_invocation_id
+    ) -> None:
+        """Take the VM's name, the heartbeat interval we would like, the source of ids."""
+        self.state = State.CLOSED
+        #: Lines that were no message for us.
+        self.malformed = 0
+        #: Messages of ours that the host refused.
+        self.nacks = 0
+        self._name = clean(name, NAME_MAX)
+        self._wanted_interval = interval
+        self._draw = draw
+        self._receivers = {
+            "init_ack": self._on_init_ack,
+            "challenge": self._on_challenge,
+            "nack": self._on_nack,
+        }
+        self._report = Report()
+        self._reporting = False
+        self._decoder = wire.LineDecoder()
+        self._output: Deque[bytes] = deque()
+        self._output_size = 0
+        self._sequence = 0
+        self._invocation_id: Optional[int] = None
+        self._previous_id: Optional[int] = None
+        self._interval = interval
+        self._max_line = wire.BASE_MAX_LINE
+        self._init_due = 0.0
+        self._last_init: Optional[float] = None
+        self._last_challenge = 0.0
+        self._malformed_log = Throttle(LOG_PERIOD)
+        self._nack_log = Throttle(LOG_PERIOD)
+
+    @property
+    def deadline(self) -> Optional[float]:
+        """When `tick` has something to do, or None while the port is closed."""
+        if self.state is State.ENABLING:
+            return self._init_due
+        if self.state is State.ENABLED:
+            return self._last_challenge + max(2 * self._interval, SILENCE_MIN)
+        return None
+
+    def port_opened(self, now: float) -> None:
+        """Begin: the port is open and the host is at its other end."""
+        self._decoder = wire.LineDecoder()
+        self._enter(State.ENABLING)
+        self._init_due = now
+        self.tick(now)
+
+    def port_closed(self) -> None:
+        """Forget what waited for a host that has gone: the next one shall not read it."""
+        self._enter(State.CLOSED)
+        self._output.clear()
+        self._output_size = 0
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take bytes that the host sent, cut anywhere."""
+        if self.state is State.CLOSED:
+            return
+        overlong = self._decoder.overlong
+        for line in self._decoder.feed(data):
+            self._receive_line(line, now)
+        for _ in range(self._decoder.overlong - overlong):
+            self._drop("longer than %d bytes" % wire.MAX_LINE, now)
+        self._init_if_due(now)
+
+    def tick(self, now: float) -> None:
+        """Let time pass: send init when it is due, notice that the host is silent."""
+        deadline = self.deadline
+        if self.state is State.ENABLED and deadline is not None and now >= deadline:
+            LOG.warning("no challenge for %.1f s", now - self._last_challenge)
+            self._reinit(now)
+        self._init_if_due(now)
+
+    def expect_checks(self, names: Iterable[str], now: float) -> None:
+        """Take the names of all health checks there are; a removed one needs a new session."""
+        if self._report.expect(names) and self._reporting and self.state is State.ENABLED:
+            self._reinit(now)
+            self._init_if_due(now)
+
+    def check_result(self, result: CheckResult) -> None:
+        """Take the new standing of a health check; the next response carries it."""
+        self._report.update(result)
+
+    def stop(self, reason: str) -> None:
+        """Say goodbye, so that the silence to come is no loss."""
+        if self.state is not State.CLOSED:
+            self._send("exit", {"log_msg": clean(reason, LOG_MSG_MAX)})
+
+    def data_to_send(self) -> bytes:
+        """Return whole lines for the port and forget them; call it when the port holds none."""
+        data = b"".join(self._output)
+        self._output.clear()
+        self._output_size = 0
+        return data
+
+    def _enter(self, state: State) -> None:
+        if state is not self.state:
+            LOG.info("session: %s", state.value)
+        self.state = state
+
+    def _reinit(self, now: float) -> None:
+        self._enter(State.ENABLING)
+        earliest = now if self._last_init is None else self._last_init + INIT_PACE
+        self._init_due = max(now, earliest)
+
+    def _init_if_due(self, now: float) -> None:
+        if self.state is not State.ENABLING or now < self._init_due:
+            return
+        self._previous_id = self._invocation_id
+        self._invocation_id = self._draw()
+        self._last_init = now
+        self._init_due = now + INIT_RETRY
+        self._send(
+            "init",
+            {
+                "invocation_id": self._invocation_id,
+                "name": self._name,
+                "heartbeat_interval_ms": int(self._wanted_interval * 1000),
+                # We take no part in votes and notices: nobody needs to wait for us.
+                "vote_secs": 0,
+                "shutdown_notice_secs": 0,
+                "suspend_notice_secs": 0,
+                "resume_notice_secs": 0,
+                "restart_secs": 0,
+                # "reboot" and "stop" would let a host act on our word; repair is not our business.
+                "corrective_action": "log",
+                "vmhb": {"caps": list(CAPS), "max_line": wire.MAX_LINE},
+            },
+        )
+
+    def _receive_line(self, line: bytes, now: float) -> None:
+        try:
+            message = wire.decode(line)
+        except wire.WireError as error:
+            self._drop(str(error), now)
+            return
+        receiver = self._receivers.get(message.msg_type)
+        if receiver is not None:
+            receiver(message.fields, now)
+
+    def _drop(self, reason: str, now: float) -> None:
+        self.malformed += 1
+        if self._malformed_log.allows(now):
+            LOG.warning("dropped a line: %s; %d so far", clean(reason, 200), self.malformed)
+
+    def _on_init_ack(self, fields: Dict[str, object], now: float) -> None:
+        acked = wire.integer(fields, "invocation_id", 0, wire.MAX_INT31)
+        if self.state is not State.ENABLING or acked is None:
+            return
+        if acked not in (self._invocation_id, self._previous_id):
+            return
+        extension = fields.get("vmhb")
+        self._agree(extension if isinstance(extension, dict) else {})
+        self._last_challenge = now
+        self._report.start()
+        self._enter(State.ENABLED)
+
+    def _agree(self, extension: Dict[str, object]) -> None:
+        """Settle what this session may use; an empty extension means the published protocol."""
+        caps = extension.get("caps")
+        agreed = [cap for cap in CAPS if isinstance(caps, list) and cap in caps]
+        self._reporting = "checks" in agreed
+        interval_ms = wire.integer(extension, "interval_ms", 1, INTERVAL_MAX_MS)
+        announced = "interval" in agreed and interval_ms is not None
+        self._interval = (interval_ms or 0) / 1000.0 if announced else self._wanted_interval
+        max_line = wire.integer(extension, "max_line", wire.BASE_MAX_LINE, wire.MAX_INT31)
+        self._max_line = min(max_line or wire.BASE_MAX_LINE, wire.MAX_LINE)
+
+    def _on_challenge(self, fields: Dict[str, object], now: float) -> None:
+        challenge = wire.integer(fields, "heartbeat_challenge", 0, wire.MAX_INT31)
+        if self.state is not State.ENABLED:
+            return
+        if challenge is None:
+            self._drop("challenge without a number", now)
+            return
+        self._last_challenge = now
+        self._respond(challenge, now)
+
+    def _respond(self, challenge: int, now: float) -> None:
+        worst = self._report.worst()
+        unhealthy = worst is not None and worst.status is Status.CRITICAL
+        response: Dict[str, object] = {
+            "heartbeat_response": challenge,
+            "heartbeat_health": "unhealthy" if unhealthy else "healthy",
+            "corrective_action": "log" if unhealthy else "none",
+            "log_msg": clean("%s: %s" % (worst.name, worst.text), LOG_MSG_MAX) if worst else "",
+        }
+        if self._reporting:
+            bare = wire.encode("challenge_response", self._sequence + 1, response)
+            part = self._report.next_part(now, self._max_line - len(bare))
+            if part is not None:
+                response["vmhb"] = part
+        self._send("challenge_response", response)
+
+    def _on_nack(self, fields: Dict[str, object], now: float) -> None:
+        reason = fields.get("log_msg")
+        reason = clean(reason, LOG_MSG_MAX) if isinstance(reason, str) else "no reason given"
+        self.nacks += 1
+        if self._nack_log.allows(now):
+            LOG.warning("the host refused a message: %s; %d so far", reason, self.nacks)
+        if self.state is State.ENABLED and reason.startswith("no session"):
+            self._reinit(now)
+
+    def _send(self, msg_type: str, fields: Dict[str, object]) -> None:
+        self._sequence += 1
+        line = wire.encode(msg_type, self._sequence, fields)
+        self._output.append(line)
+        self._output_size += len(line)
+        while self._output_size > OUTPUT_MAX:
+            self._output_size -= len(self._output.popleft())
+            # The dropped line may have carried results that nobody else will carry.
+            self._report.start_over()

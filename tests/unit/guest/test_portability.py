@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent promises to image builders: Python 3.6 and nothing but its standard library."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+GUEST = Path(__file__).parents[3] / "guest"
+MODULES = sorted((GUEST / "vmhb_guest").glob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
+def test_syntax_and_imports(module: Path) -> None:
+    tree = ast.parse(module.read_text(), feature_version=(3, 6))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            imported.add((node.module or "").split(".")[0])
+    assert imported <= sys.stdlib_module_names - {"__future__", "dataclasses"}
+
+
+def test_the_shell_client_is_short() -> None:
+    assert len((GUEST / "sh/vmhb-guest.sh").read_text().splitlines()) <= 60

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent core against a recorded host, against garbage, and against its own limits.
+
+What the wire spec says in general is in tests/vectors; here is what needs code to be said.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmhb_guest import wire
+from vmhb_guest.session import OUTPUT_MAX, Session, State
+from vmhb_guest.status import CheckResult, Status
+
+RECORDING = Path(__file__).parents[2] / "vectors" / "recorded" / "guestserver-guestclient.jsonl"
+
+
+def messages(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.split(b"\n") if line]
+
+
+def line(msg_type: str, **fields: object) -> bytes:
+    return wire.encode(msg_type, 1, fields)
+
+
+def enabled(**extension: object) -> Session:
+    session = Session("vm1", draw=lambda: 42)
+    session.port_opened(0.0)
+    session.data_to_send()
+    fields = {"vmhb": extension} if extension else {}
+    session.receive(line("init_ack", invocation_id=42, **fields), 0.0)
+    assert session.state is State.ENABLED
+    return session
+
+
+def test_a_recorded_guestserver_is_satisfied() -> None:
+    """Every challenge that the real server sent gets its answer; it restarts once."""
+    records = [json.loads(record) for record in RECORDING.read_text().splitlines()]
+    ids = iter(
+        message["invocation_id"]
+        for record in records
+        if record["dir"] == "g2h"
+        for message in messages(record["raw"].encode("latin-1"))
+        if message["msg_type"] == "init"
+    )
+    session = Session("sdkguest", draw=lambda: next(ids))
+    challenges, answers, opened = [], [], 0
+    for record in records:
+        now = record["t"]
+        while (due := session.deadline) is not None and due <= now:
+            session.tick(due)
+        note = record.get("note", "")
+        if note == "client start" or (opened and note.startswith("guestServer connected")):
+            session.port_opened(now)
+            opened += 1
+        elif note == "guestServer restart":
+            session.port_closed()
+        elif record["dir"] == "h2g":
+            data = record["raw"].encode("latin-1")
+            challenges += [
+                m["heartbeat_challenge"] for m in messages(data) if "heartbeat_challenge" in m
+            ]
+            session.receive(data, now)
+        answers += [m for m in messages(session.data_to_send()) if "heartbeat_response" in m]
+    assert opened == 2
+    assert len(challenges) > 30
+    assert [answer["heartbeat_response"] for answer in answers] == challenges
+    assert all(answer["heartbeat_health"] == "healthy" for answer in answers)
+    assert all("vmhb" not in answer for answer in answers)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    ["invocation_id", "heartbeat_challenge", "log_msg", "vmhb", "msg_type", "version"]
+)
+EXTENSION_KEYS = st.sampled_from(["caps", "interval_ms", "max_line", "timeout_ms"])
+WORDS = st.sampled_from(["init_ack", "challenge", "nack", "checks", "no session"])
+ODD = JSON | WORDS | st.lists(WORDS | JSON, max_size=2) | st.just(42)
+FIELDS = st.dictionaries(KEYS, ODD | st.dictionaries(EXTENSION_KEYS, ODD, max_size=3), max_size=4)
+
+
+@given(st.lists(st.tuples(WORDS, FIELDS), max_size=6), st.binary(max_size=50))
+def test_no_message_of_the_host_raises(sent: list[tuple[str, dict[str, Any]]], junk: bytes) -> None:
+    session = Session("vm1", draw=lambda: 42)
+    session.port_opened(0.0)
+    session.receive(junk + b"\n", 0.5)
+    for now, (msg_type, fields) in enumerate(sent, 1):
+        message = {"version": 3, "msg_type": msg_type, **fields}
+        session.receive(json.dumps(message).encode() + b"\n", float(now))
+        session.tick(float(now))
+    session.port_closed()
+    session.port_opened(100.0)
+    session.data_to_send()
+    session.receive(
+        line("init_ack", invocation_id=42) + line("challenge", heartbeat_challenge=9), 101.0
+    )
+    assert messages(session.data_to_send())[-1]["heartbeat_response"] == 9
+
+
+@given(st.data())
+def test_any_cut_of_the_stream_gives_the_same_answers(data: st.DataObject) -> None:
+    stream = b"".join(line("challenge", heartbeat_challenge=n) for n in range(1, 6))
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6))
+    edges = sorted({0, len(stream), *cuts})
+    session = enabled()
+    for start, end in zip(edges, edges[1:]):
+        session.receive(stream[start:end], 1.0)
+    answers = messages(session.data_to_send())
+    assert [answer["heartbeat_response"] for answer in answers] == [1, 2, 3, 4, 5]
+
+
+def test_output_that_nobody_takes_stays_bounded_and_loses_no_result() -> None:
+    session = enabled(caps=["checks"], max_line=16384)
+    session.expect_checks(["disk"], 0.0)
+    session.check_result(CheckResult("disk", Status.CRITICAL, "full", "", 0.0, 0.0))
+    for n in range(1, 2001):
+        session.receive(line("challenge", heartbeat_challenge=n), 1.0)
+    data = session.data_to_send()
+    answers = messages(data)
+    assert len(data) <= OUTPUT_MAX
+    assert answers[-1]["heartbeat_response"] == 2000
+    assert answers[0]["heartbeat_response"] > 1
+    assert any(
+        check["name"] == "disk"
+        for a in answers
+        for check in a.get("vmhb", {"checks": []})["checks"]
+    )
+
+
+def test_lines_without_extension_fit_the_published_bound() -> None:
+    session = Session("n" * 300, draw=lambda: 2**31 - 1)
+    session.port_opened(0.0)
+    assert len(session.data_to_send()) <= wire.BASE_MAX_LINE
+    session.receive(line("init_ack", invocation_id=2**31 - 1), 0.0)
+    session.expect_checks(["c" * 48], 0.0)
+    session.check_result(CheckResult("c" * 48, Status.CRITICAL, 'ü"😀' * 300, "", 0.0, 0.0))
+    session.receive(line("challenge", heartbeat_challenge=2**31 - 1), 1.0)
+    data = session.data_to_send()
+    assert messages(data)[0]["heartbeat_health"] == "unhealthy"
+    assert len(data) <= wire.BASE_MAX_LINE
+
+
+@given(
+    st.integers(wire.BASE_MAX_LINE, 20000),
+    st.lists(
+        st.tuples(st.sampled_from(Status), st.text(max_size=400), st.text(max_size=150)),
+        max_size=12,
+    ),
+)
+def test_a_full_report_arrives_whole_in_lines_of_the_agreed_length(
+    max_line: int, outcomes: list[tuple[Status, str, str]]
+) -> None:
+    session = enabled(caps=["checks"], max_line=max_line)
+    names = [f"check-{number:02d}" for number in range(len(outcomes))]
+    session.expect_checks(names, 0.0)
+    for name, (status, text, perfdata) in zip(names, outcomes):
+        session.check_result(CheckResult(name, status, text, perfdata, 0.0, 0.0))
+    told, more = [], True
+    for challenge in range(1, 40):
+        session.receive(line("challenge", heartbeat_challenge=challenge), 1.0)
+        data = session.data_to_send()
+        assert len(data) <= min(max_line, wire.MAX_LINE)
+        part = messages(data)[0].get("vmhb")
+        assert more == (part is not None)
+        if part is not None:
+            told += [check["name"] for check in part["checks"]]
+            more = part["more"]
+    assert told == names
+    assert not more
+
+
+@pytest.mark.parametrize(
+    "provoke",
+    [b"garbage\n" * 500, line("nack", invocation_id=1, log_msg="no \x1b[31m") * 500],
+)
+def test_the_host_cannot_fill_our_log(provoke: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    session = enabled()
+    caplog.clear()
+    session.receive(provoke, 1.0)
+    assert len(caplog.records) == 1
+    assert "\x1b" not in caplog.text
+    assert (session.malformed + session.nacks) == 500
+
+
+def test_nothing_happens_while_the_port_is_closed() -> None:
+    session = Session("vm1")
+    session.receive(line("challenge", heartbeat_challenge=1), 1.0)
+    session.stop("stopped")
+    assert session.deadline is None
+    assert session.data_to_send() == b""
