@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sender: nothing is lost, what an operator must know is said once, and it ends at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from vitrage_notifier import sender as sender_module
+from vitrage_notifier.alarm import Cleared, Raised, Subject
+from vitrage_notifier.outbox import Outbox
+from vitrage_notifier.sender import BACKOFF_LAST, IDLE, REMINDER, Log, Sender, Transport
+
+LOST = Subject("compute-1", "6ba7b810-9dad-41d1-80b4-00c04fd430c8", "heartbeat-lost")
+
+
+class FakeTransport:
+    """A broker that can be away, and can hang."""
+
+    def __init__(self) -> None:
+        self.away = ""
+        self.got: list[tuple[str, object]] = []
+        self.arrived = threading.Event()
+        self.closed = threading.Event()
+        self.hang: threading.Event | None = None
+
+    def send(self, event_type: str, payload: Mapping[str, object]) -> None:
+        if self.hang is not None:
+            self.arrived.set()
+            self.hang.wait()
+        if self.away:
+            raise ConnectionError(self.away)
+        self.got.append((event_type, payload["id"]))
+        self.arrived.set()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class FakeLog:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warned = threading.Event()
+
+    def warning(self, text: str) -> None:
+        self.said.append(text)
+        self.warned.set()
+
+    def notice(self, text: str) -> None:
+        self.said.append(text)
+
+
+class Scene:
+    """A sender with everything around it; time stands still unless told."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 1000.0
+        self.outbox = Outbox(directory / "outbox.sqlite")
+        self.transport = FakeTransport()
+        self.log = FakeLog()
+        transport: Transport = self.transport
+        log: Log = self.log
+        self.sender = Sender(self.outbox, transport, log, 60.0, lambda: self.now)
+
+
+@pytest.fixture(name="scene")
+def _scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.outbox.close()
+
+
+def test_what_is_due_goes_out_one_by_one_then_it_rests(scene: Scene) -> None:
+    scene.outbox.take(Raised(LOST, "WARNING", 1.0, "i"))
+    assert scene.sender.step() == 0.0
+    assert scene.sender.step() == IDLE
+    scene.outbox.take(Raised(LOST, "FAILURE", 2.0, "i"))
+    while not scene.sender.step():
+        pass
+    assert scene.transport.got == [
+        ("collectd.alarm.warning", "i.1"),
+        ("collectd.alarm.ok", "i.1"),
+        ("collectd.alarm.failure", "i.2"),
+    ]
+    assert scene.log.said == []
+
+
+def test_a_broker_that_is_away_is_said_once_and_so_is_its_return(scene: Scene) -> None:
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.transport.away = "refused"
+    for _ in range(5):
+        scene.sender.step()
+    scene.transport.away = ""
+    scene.sender.step()
+    scene.sender.step()
+    assert scene.transport.got == [("collectd.alarm.failure", "i.1")]
+    away, back = scene.log.said
+    assert "ConnectionError: refused" in away
+    assert "the broker is back" in back
+
+
+def test_attempts_become_rarer_up_to_a_limit_and_start_anew_after_success(scene: Scene) -> None:
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.transport.away = "refused"
+    assert [scene.sender.step() for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, BACKOFF_LAST]
+    scene.transport.away = ""
+    scene.sender.step()
+    scene.transport.away = "refused"
+    scene.outbox.take(Cleared(LOST, 2.0, "i"))
+    assert scene.sender.step() == 1
+
+
+def test_a_long_outage_is_said_again_with_the_reason_of_the_moment(scene: Scene) -> None:
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.transport.away = "refused"
+    waited = 0.0
+    while waited < REMINDER:
+        waited += scene.sender.step()
+    scene.transport.away = "403 not allowed"
+    scene.sender.step()
+    scene.sender.step()
+    assert len(scene.log.said) == 2
+    assert "403 not allowed" in scene.log.said[1]
+
+
+def test_open_alarms_are_sent_again(scene: Scene) -> None:
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.sender.step()
+    scene.now += 60.0
+    scene.sender.step()
+    assert scene.transport.got == [("collectd.alarm.failure", "i.1")] * 2
+
+
+def test_the_thread_sends_at_once_when_woken_and_ends_when_told(scene: Scene) -> None:
+    scene.sender.start()
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.sender.wake()
+    assert scene.transport.arrived.wait(5)
+    assert scene.sender.stop(5)
+    assert scene.transport.closed.is_set()
+
+
+def test_it_ends_at_once_while_the_broker_is_away(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "BACKOFF_FIRST", 1000.0)
+    monkeypatch.setattr(sender_module, "BACKOFF_LAST", 1000.0)
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.transport.away = "refused"
+    scene.sender.start()
+    assert scene.sender.stop(5)
+
+
+def test_a_broker_that_hangs_does_not_hold_the_shutdown_for_ever(scene: Scene) -> None:
+    scene.transport.hang = threading.Event()
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.sender.start()
+    assert scene.transport.arrived.wait(5)
+    assert not scene.sender.stop(0.01)
+    scene.transport.hang.set()
+    assert scene.sender.stop(5)
+
+
+def test_a_disk_that_fails_is_said_and_ends_no_thread(scene: Scene) -> None:
+    scene.outbox.close()
+    scene.sender.start()
+    assert scene.log.warned.wait(5)
+    assert "closed database" in scene.log.said[0]
+    assert not scene.transport.closed.is_set()
+    assert scene.sender.stop(5)
