@@ -68,7 +68,11 @@ class Demo:
         return web, db, plain
 
     def _established(self, guest: Guest, agent: str) -> None:
-        self._wait(lambda: self._value(guest, "gauge-health") == 2.0, 90, f"{guest.display_name} is not established")
+        self._wait(
+            lambda: self._value(guest, "gauge-health") == 2.0,
+            90,
+            f"{guest.display_name} is not established",
+        )
         rtt = self._value(guest, "latency-heartbeat")
         ms = "?" if rtt is None else f"{rtt * 1000:.1f}"
         self.say(f"{guest.display_name}: heartbeat established with {agent}, RTT {ms} ms")

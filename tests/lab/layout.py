@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the lab keeps what it is made of; `script/setup` fills it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / ".lab"
+CACHE = LAB / "cache"
+KERNEL = CACHE / "kernel"
+NODE_VENV = LAB / "venv" / "node"
+VITRAGE_VENV = LAB / "venv" / "vitrage"
+VITRAGE_ETC = CACHE / "vitrage-etc"
+RUN = LAB / "run"
+
+
+class LabError(Exception):
+    """A part of the lab is missing, did not come up or did not answer; says what to look at."""
+
+
+def require(path: Path) -> Path:
+    """Return `path`, which setup should have made; LabError when it did not."""
+    if not path.exists():
+        raise LabError(f"{path} is missing: run script/setup")
+    return path
