@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# The parts of script/test by name; the tools are those that script/setup test installs.
+bin := .lab/venv/dev/bin
+
+.PHONY: help setup style types imports words test e2e check demo news
+
+help: ## Show this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+setup: ## Install what the tests need (as root, Debian 12)
+	script/setup test
+
+style: ## Lint, and look whether the code is formatted
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+
+types: ## Check the types
+	$(bin)/mypy
+
+imports: ## Check the layers
+	PYTHONPATH=.:guest $(bin)/lint-imports --no-logo
+
+words: ## Check the spelling
+	$(bin)/codespell
+
+test: ## Run the tests that need no lab
+	$(bin)/pytest tests/unit tests/simulation
+
+e2e: ## Run the tests that need collectd, a broker, or the whole lab
+	$(bin)/pytest tests/integration tests/e2e
+
+check: ## Run everything
+	script/test
+
+demo: ## Show the main job on real parts
+	script/demo
+
+news: ## Show the changes since the last release
+	$(bin)/towncrier build --draft --version unreleased
