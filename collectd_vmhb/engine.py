@@ -129,7 +129,7 @@ class Engine:
         try:
             self._reporter.load(state, clock())
         except ValueError as error:
-            log.error("starting with no open faults: %s", error)  # noqa: TRY400
+            log.error("starting with no open faults: %s", error)
         #: Who was established before this process, and in which run.
         self._earlier = dict(state.established)
         self._libvirt: Libvirt | None = None
@@ -197,6 +197,7 @@ class Engine:
             self._disconnect(watch)
         self._selector.close()
         self._wakes.close()
+        self._waker.close()
 
     def _turn_and_survive(self) -> None:
         try:
@@ -274,7 +275,7 @@ class Engine:
             self._on_scanned(posted, now)
         elif isinstance(posted, Looked):
             for change in self._discovery.looked(posted.uuid, posted.domain):
-                self._review(change, now)
+                self._review_and_survive(change, now)
         elif isinstance(posted, Reachable):
             self._on_reachable(posted, now)
         else:
@@ -290,9 +291,11 @@ class Engine:
 
     def _on_scanned(self, scanned: Scanned, now: float) -> None:
         for change in self._discovery.scanned(scanned.domains):
-            self._review(change, now)
+            self._review_and_survive(change, now)
         for watch in list(self._watches.values()):
             self._provision(watch, now, fresh=False)
+        if "disk" in self._impairments:
+            self._reporter.save_again()
         if not self._complete:
             self._complete = True
             for uuid in self._reporter.instances() - {d.uuid for d in scanned.domains}:
@@ -302,6 +305,14 @@ class Engine:
             self._earlier.clear()
             self._settle_host(now)
             self._reporter.handshake()
+
+    def _review_and_survive(self, change: Change, now: float) -> None:
+        try:
+            self._review(change, now)
+        except Exception:
+            # The others' changes are told only once.
+            self._totals["errors"] += 1
+            log.exception("a domain is left alone after an error of the engine")
 
     def _review(self, change: Change, now: float) -> None:
         """Brings the watch of one VM in line with what libvirt says of its domain."""
@@ -453,7 +464,7 @@ class Engine:
     def _connect(self, watch: Watch, now: float) -> None:
         watch.connect_at = NEVER
         step = next_step(watch.domain, watch.policy.channel, self._settings.mode)
-        if not isinstance(step, Connect):
+        if watch.domain.state is not DomainState.RUNNING or not isinstance(step, Connect):
             return
         watch.channel = Channel(step.path)
         self._mend("rights", now)

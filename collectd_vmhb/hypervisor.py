@@ -121,6 +121,8 @@ class Hypervisor:
     def start(self) -> None:
         """Starts the workers; the first scan follows as soon as libvirt answers."""
         libvirt.virEventRegisterDefaultImpl()
+        # Every error raises; by default libvirt prints it to stderr as well, each second anew.
+        libvirt.registerErrorHandler(lambda opaque, error: None, None)
         for thread in self._threads:
             thread.start()
         self.scan()

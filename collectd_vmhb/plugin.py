@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import collectd
 
 from collectd_vmhb.config import ConfigError, read_settings
-from collectd_vmhb.publish import PLUGIN, Note
+from collectd_vmhb.publish import MESSAGE_MAX, PLUGIN, Note, cut
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State, StateError, StateFile, StateLock, StateSaver
 from collectd_vmhb.verdict import ENGINE_IMPAIRED
@@ -197,7 +197,9 @@ class Plugin:
                 plugin_instance="",
                 type_instance=ENGINE_IMPAIRED,
                 severity="failure",
-                message=f"VM heartbeat is off on this host: config: {self._problem}"[:255],
+                message=cut(
+                    f"VM heartbeat is off on this host: config: {self._problem}", MESSAGE_MAX
+                ),
                 time=time.time(),
             )
         )

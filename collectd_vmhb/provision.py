@@ -54,8 +54,8 @@ def next_step(domain: Domain, channel: str, mode: Mode) -> Step:
         # libvirt cannot plug a virtio-serial controller into a running domain.
         return Impossible(
             "no-controller",
-            "it has no virtio-serial controller; set hw_qemu_guest_agent=yes on its image, then "
-            "hard-reboot or rebuild it",
+            "it has no virtio-serial controller; set hw_qemu_guest_agent=yes on its image and "
+            "rebuild it, or stop it and use nova-manage image_property set",
         )
     return Leave() if mode is Mode.OBSERVE else Attach(channel)
 

@@ -15,6 +15,7 @@ from typing import Union
 
 from collectd_vmhb.incidents import Ended, Incident
 from collectd_vmhb.verdict import Health
+from collectd_vmhb.wording import shown
 
 PLUGIN = "vmhb"
 #: Incident ids in one part of the handshake: 20 * 39 bytes stay below the 900 bytes of meta
@@ -62,12 +63,11 @@ class Sample:
 
 def fault_note(incident: Incident, wall: float) -> Note:
     """Says that a fault is open; the same again for the same incident says nothing new."""
-    who = f"VM {incident.instance or incident.uuid}" if incident.uuid else "this host"
     return Note(
         plugin_instance=incident.uuid,
         type_instance=cut(incident.name, NAME_MAX),
         severity=incident.severity.value,
-        message=cut(f"{who}: {incident.text}", MESSAGE_MAX),
+        message=cut(f"{_who(incident)}: {incident.text}", MESSAGE_MAX),
         time=wall,
         meta=_meta(incident, incident.reason),
     )
@@ -76,14 +76,14 @@ def fault_note(incident: Incident, wall: float) -> Note:
 def ended_note(ended: Ended, wall: float) -> Note:
     """Says that a fault is over, and why."""
     incident = ended.incident
-    who = f"VM {incident.instance or incident.uuid}" if incident.uuid else "this host"
     lasted = max(0.0, wall - incident.since)
     return Note(
         plugin_instance=incident.uuid,
         type_instance=cut(incident.name, NAME_MAX),
         severity="okay",
         message=cut(
-            f"{who}: {incident.name} is over after {lasted:.0f} s ({ended.reason})", MESSAGE_MAX
+            f"{_who(incident)}: {incident.name} is over after {lasted:.0f} s ({ended.reason})",
+            MESSAGE_MAX,
         ),
         time=wall,
         meta=_meta(incident, ended.reason),
@@ -137,6 +137,13 @@ def engine_samples(
 def cut(text: str, limit: int) -> str:
     """Shortens a text to ``limit`` bytes of UTF-8 on a character boundary: collectd would not."""
     return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+
+
+def _who(incident: Incident) -> str:
+    if not incident.uuid:
+        return "this host"
+    # A tenant chooses this name, line breaks included.
+    return f"VM {shown(incident.instance or incident.uuid)}"
 
 
 def _meta(incident: Incident, reason: str) -> Meta:

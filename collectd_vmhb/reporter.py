@@ -31,19 +31,22 @@ class Reporter:
     """Keeps what the host reported and still has to report; times are monotonic seconds.
 
     ``save(number, state)`` must store the state without blocking and let `saved` be called with
-    that number; ``notify`` takes a notification, or is None where the mode says to report nothing.
+    that number; ``notify`` takes a notification. With ``silent`` faults are kept and logged, but
+    not told; receivers are only told to close what an engine that did report left open.
     """
 
     def __init__(
         self,
         hold_down: float,
         save: Callable[[int, State], None],
-        notify: Callable[[Note], None] | None,
+        notify: Callable[[Note], None],
         wall: Callable[[], float],
+        silent: bool = False,
     ) -> None:
         self._save = save
         self._notify = notify
         self._wall = wall
+        self._silent = silent
         self._incidents = Incidents(hold_down, _new_id)
         self._runs: dict[str, int] = {}
         self._unsaved: deque[tuple[int, Note]] = deque()
@@ -101,6 +104,10 @@ class Reporter:
                 self._say(fault_note(incident, self._wall()))
         for note in handshake_notes(incidents, _new_id(), self._wall()):
             self._say(note)
+
+    def save_again(self) -> None:
+        """Has the state saved with the next turn, as the last save failed."""
+        self._changed = True
 
     @property
     def deadline(self) -> float | None:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stands in for a guest: listens where QEMU would, and speaks the published protocol, or worse.
+
+It uses nothing of the product, so that both cannot share a mistake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+#: How soon a stand-in notices that its mode was changed or that it is to stop.
+_TURN = 0.02
+
+
+@enum.unique
+class Mode(enum.Enum):
+    """How the stand-in behaves; may be changed while it runs."""
+
+    HEALTHY = "answers each challenge"
+    SILENT = "reads, never answers"
+    FLOOD = "sends garbage as fast as it is read"
+    HALF_LINE = "sends half a line, then nothing"
+    NAN = "sends numbers that are none"
+    TOO_LONG = "sends lines far above the limit"
+    WRONG = "answers with values of its own"
+    SURROGATE = "reports a failing check with half a surrogate pair in its text"
+    CLOSES = "closes each connection at once"
+
+
+class StandIn:
+    """One guest's end of one channel, served by a thread of its own until `stop`."""
+
+    def __init__(self, path: Path, mode: Mode = Mode.HEALTHY) -> None:
+        self.mode = mode
+        self.path = path
+        self.connections = 0
+        self.answers = 0
+        self._sequence = 0
+        self._stopping = threading.Event()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        # QEMU serves one connection; others wait.
+        self._listener.listen(1)
+        self._listener.settimeout(_TURN)
+        self._thread = threading.Thread(target=self._run, name=f"stand-in-{path.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and takes the socket away, as when the VM is gone."""
+        self._stopping.set()
+        self._thread.join()
+        self._listener.close()
+        self.path.unlink()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            self.connections += 1
+            connection.settimeout(_TURN)
+            with connection, contextlib.suppress(ConnectionError):
+                self._serve(connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        if self.mode is Mode.CLOSES:
+            return
+        self._say(connection, self._init())
+        if self.mode is Mode.HALF_LINE:
+            connection.sendall(b'\n{"version":3,"revision":1,"msg_type":"challenge_resp')
+        unread = b""
+        while not self._stopping.is_set():
+            if self.mode is Mode.CLOSES:
+                return
+            if self.mode is Mode.FLOOD:
+                with contextlib.suppress(TimeoutError):
+                    connection.sendall(b'\n{"version":3,"msg_type":"challenge_response",[' * 200)
+            try:
+                data = connection.recv(65536)
+            except TimeoutError:
+                continue
+            if not data:
+                return
+            *lines, unread = (unread + data).split(b"\n")
+            for line in filter(None, lines):
+                self._take(connection, json.loads(line))
+
+    def _take(self, connection: socket.socket, message: Mapping[str, Any]) -> None:
+        if message["msg_type"] == "nack" and self.mode is Mode.HEALTHY:
+            self._say(connection, self._init())
+        elif message["msg_type"] == "challenge":
+            for answer in self._answers(message["heartbeat_challenge"]):
+                self._say(connection, answer)
+                self.answers += 1
+
+    def _answers(self, challenge: int) -> Iterator[str]:
+        if self.mode is Mode.HEALTHY:
+            yield self._answer(challenge)
+        elif self.mode is Mode.NAN:
+            yield self._answer(challenge).replace(str(challenge), "NaN")
+            yield self._answer(challenge).replace(str(challenge), "1e999")
+        elif self.mode is Mode.TOO_LONG:
+            yield self._answer(challenge, log_msg="x" * 100_000)
+        elif self.mode is Mode.WRONG:
+            yield self._answer(challenge % 1000 + 1)
+        elif self.mode is Mode.SURROGATE:
+            check = {"name": "app", "status": "critical", "text": "\ud800", "perfdata": ""}
+            report = {"checks": [{**check, "since_ms": 0, "duration_ms": 1}], "more": False}
+            yield self._answer(challenge, vmhb=report)
+
+    def _init(self) -> str:
+        ours = {"vmhb": {"caps": ["checks"], "max_line": 16384}}
+        return self._message(
+            "init",
+            invocation_id=7,
+            name="stand-in",
+            heartbeat_interval_ms=1000,
+            vote_secs=8,
+            shutdown_notice_secs=8,
+            suspend_notice_secs=8,
+            resume_notice_secs=8,
+            corrective_action="log",
+            **(ours if self.mode is Mode.SURROGATE else {}),
+        )
+
+    def _answer(self, challenge: int, log_msg: str = "", **more: Any) -> str:
+        return self._message(
+            "challenge_response",
+            heartbeat_response=challenge,
+            heartbeat_health="healthy",
+            corrective_action="log",
+            log_msg=log_msg,
+            **more,
+        )
+
+    def _message(self, msg_type: str, **fields: Any) -> str:
+        self._sequence += 1
+        head = {"version": 3, "revision": 1, "msg_type": msg_type, "sequence": self._sequence}
+        return json.dumps({**head, **fields})
+
+    def _say(self, connection: socket.socket, text: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            connection.sendall(b"\n" + text.encode() + b"\n")

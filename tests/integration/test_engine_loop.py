@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's loop with real sockets and a clock that runs, and a libvirt that a test plays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from collectd_vmhb import engine as engine_module
+from collectd_vmhb import policy
+from collectd_vmhb.domain import Channel, Domain, DomainState, Instance
+from collectd_vmhb.engine import Engine, Saved
+from collectd_vmhb.hypervisor import Attached, Looked, Reachable, Scanned
+from collectd_vmhb.publish import Note
+from collectd_vmhb.settings import Mode as EngineMode
+from collectd_vmhb.settings import Settings
+from collectd_vmhb.state import State
+from tests.integration.stand_in import Mode, StandIn
+
+NAME = "org.openstack.vmhb.0"
+FAST = {
+    "vmhb:enabled": "true",
+    "vmhb:interval": "0.1",
+    "vmhb:miss_threshold": "2",
+    "vmhb:recovery_threshold": "1",
+    "vmhb:grace_period": "0.3",
+}
+#: More than a VM that does not answer needs to be found lost.
+LONG = 1.5
+SETTINGS = Settings(hold_down=0.0, grace_after_resume=0.3, attach_rate=100.0)
+
+
+class Node:
+    """An engine that runs, a disk that saves at once, and what it asked of libvirt."""
+
+    def __init__(self, settings: Settings = SETTINGS, state: State | None = None) -> None:
+        self.notes: list[Note] = []
+        self.states: list[State] = []
+        self.asked: list[tuple[str, ...]] = []
+        self.disk: str | None = None
+        self.guests: list[StandIn] = []
+        self.engine = Engine(settings, state or State(), self._save, self.notes.append)
+        self._thread = threading.Thread(target=self.engine.run, args=(self,), daemon=True)
+        self._thread.start()
+
+    def _save(self, number: int, state: State) -> None:
+        self.states.append(state)
+        self.engine.post(Saved(number, self.disk))
+
+    def scan(self) -> None:
+        self.asked.append(("scan",))
+
+    def look(self, uuid: str) -> None:
+        self.asked.append(("look", uuid))
+
+    def attach(self, uuid: str, channel: str) -> None:
+        self.asked.append(("attach", uuid, channel))
+
+    def see(self, *domains: Domain) -> None:
+        self.engine.post(Scanned(domains))
+
+    def look_at(self, domain: Domain) -> None:
+        self.engine.post(Looked(domain.uuid, domain))
+
+    def guest(self, path: Path, mode: Mode = Mode.HEALTHY) -> StandIn:
+        self.guests.append(StandIn(path, mode))
+        return self.guests[-1]
+
+    def close(self) -> None:
+        self.engine.stop()
+        self._thread.join(5)
+        for guest in self.guests:
+            guest.stop()
+        assert not self._thread.is_alive()
+
+    def value(self, name: str, uuid: str = "vm") -> float:
+        for sample in self.engine.samples():
+            if (sample.plugin_instance, sample.type_instance) == (uuid, name):
+                return sample.value
+        return float("nan")
+
+    def wait(self, ready: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 8
+        while not ready():
+            assert time.monotonic() < deadline, (self.said(), self.engine.samples())
+            time.sleep(0.01)
+
+    def wait_attaches(self, count: int) -> None:
+        self.wait(lambda: self.asked.count(("attach", "vm", NAME)) == count)
+
+    def wait_healthy(self) -> None:
+        self.wait(lambda: self.value("health") == 2)
+
+    def wait_said(self, fault: str, severity: str, uuid: str = "vm") -> Note:
+        self.wait(lambda: (fault, severity) in self.said(uuid))
+        (note,) = (
+            n
+            for n in self.notes
+            if (n.type_instance, n.severity, n.plugin_instance) == (fault, severity, uuid)
+        )
+        return note
+
+    def said(self, uuid: str = "vm") -> list[tuple[str, str]]:
+        return [(n.type_instance, n.severity) for n in self.notes if n.plugin_instance == uuid]
+
+
+Start = Callable[..., Node]
+
+
+@pytest.fixture(name="start")
+def _start() -> Iterator[Start]:
+    """Starts engines, and ends them with the test."""
+    nodes: list[Node] = []
+
+    def start(settings: Settings = SETTINGS) -> Node:
+        nodes.append(Node(settings))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture(name="node")
+def _node(start: Start) -> Iterator[Node]:
+    node = start()
+    yield node
+    assert node.value("errors", "") == 0, "the engine's own errors"
+
+
+def domain(
+    path: Path | None, specs: dict[str, str] = FAST, uuid: str = "vm", **more: Any
+) -> Domain:
+    fields: dict[str, Any] = {
+        "domain_id": 1,
+        "state": DomainState.RUNNING,
+        "instance": Instance("web", "p-1", "m1", dict(specs)),
+        "channels": () if path is None else (Channel(NAME, str(path)),),
+        "has_virtio_serial": True,
+    }
+    return Domain(uuid, "instance-1", **{**fields, **more})
+
+
+def test_a_changed_flavor_leaves_no_second_watch_behind(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    guest = node.guest(path)
+    node.see(domain(path))
+    node.wait_healthy()
+    node.look_at(domain(path, {**FAST, "vmhb:interval": "0.2"}))
+    node.wait(lambda: guest.connections == 2)
+    node.wait_healthy()
+    time.sleep(LONG)
+    assert node.said() == []
+    assert guest.connections == 2
+
+
+def test_a_vm_that_restarts_is_followed_to_its_new_socket(node: Node, tmp_path: Path) -> None:
+    node.guest(tmp_path / "run-1").mode = Mode.HEALTHY
+    node.see(domain(tmp_path / "run-1"))
+    node.wait_healthy()
+    node.guests[0].mode = Mode.SILENT
+    node.wait_said("heartbeat-lost", "failure")
+    node.guests.pop().stop()
+    node.guest(tmp_path / "run-2")
+    node.look_at(domain(tmp_path / "run-2", domain_id=2))
+    assert node.wait_said("heartbeat-lost", "okay").meta["reason"] == "restarted"
+    node.wait_healthy()
+    time.sleep(LONG)
+    assert node.said() == [("heartbeat-lost", "failure"), ("heartbeat-lost", "okay")]
+
+
+def test_silence_while_paused_is_no_failure(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    guest = node.guest(path)
+    node.see(domain(path))
+    node.wait_healthy()
+    guest.mode = Mode.SILENT
+    node.look_at(domain(path, state=DomainState.PAUSED))
+    node.wait(lambda: node.value("health") == 6)
+    time.sleep(LONG)
+    assert node.said() == []
+    guest.mode = Mode.HEALTHY
+    node.look_at(domain(path))
+    node.wait_healthy()
+    guest.mode = Mode.SILENT
+    node.wait_said("heartbeat-lost", "failure")
+
+
+def test_a_paused_vm_whose_channel_closes_is_connected_to_when_it_runs_again(
+    node: Node, tmp_path: Path
+) -> None:
+    path = tmp_path / "port"
+    guest = node.guest(path)
+    node.see(domain(path))
+    node.wait_healthy()
+    node.look_at(domain(path, state=DomainState.PAUSED))
+    node.wait(lambda: node.value("health") == 6)
+    guest.mode = Mode.CLOSES
+    node.wait(lambda: ("look", "vm") in node.asked)
+    guest.mode = Mode.HEALTHY
+    time.sleep(0.6)
+    assert guest.connections == 1
+    node.look_at(domain(path))
+    node.wait_healthy()
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        (None, "gone from this host"),
+        ({"domain_id": None, "state": DomainState.SHUT_OFF}, "shut off"),
+        ({"specs": {}}, "monitoring is switched off"),
+        ({"state": DomainState.PAUSED}, "paused"),
+    ],
+)
+def test_a_failed_vm_that_nobody_expects_any_more_gets_its_okay(
+    node: Node, tmp_path: Path, after: dict[str, Any] | None, reason: str
+) -> None:
+    path = tmp_path / "port"
+    guest = node.guest(path)
+    node.see(domain(path))
+    node.wait_healthy()
+    guest.mode = Mode.SILENT
+    lost = node.wait_said("heartbeat-lost", "failure")
+    node.engine.post(Looked("vm", None if after is None else domain(path, **after)))
+    well = node.wait_said("heartbeat-lost", "okay")
+    assert (well.meta["incident"], well.meta["reason"]) == (lost.meta["incident"], reason)
+
+
+def test_a_misbehaving_disk_delays_no_alarm_and_is_one(node: Node, tmp_path: Path) -> None:
+    node.disk = "No space left on device"
+    node.see(domain(None, has_virtio_serial=False))
+    node.wait_said("cannot-monitor", "warning")
+    full = node.wait_said("engine-impaired", "warning", "")
+    assert "No space left" in full.message
+    node.disk = None
+    # Nothing new to save: the reconcile tries again all the same.
+    node.see(domain(None, has_virtio_serial=False))
+    node.wait_said("engine-impaired", "okay", "")
+
+
+def test_a_missing_channel_is_attached_and_connected_to(node: Node, tmp_path: Path) -> None:
+    node.see(domain(None))
+    node.wait(lambda: ("attach", "vm", NAME) in node.asked)
+    path = tmp_path / "port"
+    node.guest(path)
+    node.engine.post(Attached("vm", None))
+    node.look_at(domain(path))
+    node.wait_healthy()
+    assert node.asked.count(("attach", "vm", NAME)) == 1
+    assert node.said() == []
+
+
+def test_an_attach_that_fails_again_and_again_is_told_until_it_works(
+    node: Node, tmp_path: Path
+) -> None:
+    for turn in range(1, 4):
+        assert node.said() == []
+        node.see(domain(None))
+        node.wait_attaches(turn)
+        node.engine.post(Attached("vm", "device not plugged"))
+    assert "device not plugged" in node.wait_said("cannot-monitor", "warning").message
+    path = tmp_path / "port"
+    node.guest(path)
+    node.look_at(domain(path))
+    node.wait_said("cannot-monitor", "okay")
+
+
+def test_attaching_to_vms_that_are_found_running_is_paced(start: Start) -> None:
+    node = start(replace(SETTINGS, attach_rate=5.0))
+    node.see(*(domain(None, uuid=str(number)) for number in range(20)))
+    node.wait(lambda: [job for job in node.asked if job[0] == "attach"])
+    time.sleep(0.5)
+    assert 2 <= len([job for job in node.asked if job[0] == "attach"]) <= 5
+    # A VM that has just started does not stand in that queue.
+    node.look_at(domain(None, uuid="new"))
+    node.wait(lambda: ("attach", "new", NAME) in node.asked)
+
+
+def test_libvirt_that_stays_away_is_a_fault_of_the_host(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LIBVIRT_AWAY_MAX", 0.2)
+    node.engine.post(Reachable("Connection refused"))
+    node.engine.post(Reachable("Connection refused"))
+    node.wait_said("engine-impaired", "failure", "")
+    node.engine.post(Reachable(None))
+    node.wait_said("engine-impaired", "okay", "")
+
+
+@pytest.mark.parametrize("mode", [EngineMode.OBSERVE, EngineMode.ATTACH])
+def test_a_mode_that_reports_nothing_watches_all_the_same(
+    start: Start, mode: EngineMode, tmp_path: Path
+) -> None:
+    node = start(replace(SETTINGS, mode=mode))
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port"), domain(None, uuid="other"))
+    node.wait_healthy()
+    guest.mode = Mode.SILENT
+    node.wait(lambda: node.value("health") == 5)
+    asked = [job for job in node.asked if job[0] == "attach"]
+    assert asked == ([] if mode is EngineMode.OBSERVE else [("attach", "other", NAME)])
+    assert node.notes == []
+
+
+def test_a_vm_that_cannot_be_reviewed_does_not_cost_the_others_theirs(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sane = policy.policy_for
+
+    def policy_for(specs: Any, settings: Settings) -> Any:
+        if specs == {"odd": "1"}:
+            raise ZeroDivisionError
+        return sane(specs, settings)
+
+    monkeypatch.setattr(engine_module, "policy_for", policy_for)
+    node = start()
+    node.guest(tmp_path / "port")
+    odd = [domain(None, {"odd": "1"}, uuid=f"odd-{number}") for number in range(3)]
+    node.see(*odd, domain(tmp_path / "port"))
+    node.wait_healthy()
+    node.wait(lambda: ("open-faults", "okay") in node.said(""))
+    assert node.value("errors", "") == 3
+
+
+def test_an_engine_that_has_stopped_takes_what_its_workers_still_find_out(
+    start: Start,
+) -> None:
+    node = start()
+    node.close()
+    for _ in range(1000):
+        node.engine.post(Reachable(None))
+    node.engine.stop()
+
+
+def test_a_guest_that_reads_nothing_costs_no_wake_ups(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    node.guest(path, Mode.SILENT)
+    node.see(domain(path))
+    time.sleep(1)
+    before = node.value("loops", "")
+    time.sleep(1)
+    assert node.value("loops", "") - before < 60

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin in a collectd that has all its traps: it never raises, and says what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable
+
+import pytest
+
+from collectd_vmhb.publish import Note
+from collectd_vmhb.state import StateLock
+from tests.fakes import collectd
+from tests.fakes.collectd import Config
+
+#: libvirt's own driver for tests, with one domain that Nova did not make.
+NOWHERE = "test:///default"
+
+
+@pytest.fixture(name="plugin")
+def _plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The plugin's module, as collectd has just imported it; afterwards nothing of it is left."""
+    log = logging.getLogger("collectd_vmhb")
+    before = (list(log.handlers), log.level, log.propagate)
+    collectd.reset()
+    monkeypatch.setitem(sys.modules, "collectd", collectd)
+    monkeypatch.delitem(sys.modules, "collectd_vmhb.plugin", raising=False)
+    yield importlib.import_module("collectd_vmhb.plugin")
+    collectd.daemon.shutdown()
+    monkeypatch.delitem(sys.modules, "collectd_vmhb.plugin", raising=False)
+    collectd.reset()
+    log.handlers, log.level, log.propagate = before
+
+
+@pytest.fixture(name="daemon")
+def _daemon(plugin: ModuleType) -> collectd.Daemon:
+    collectd.register_notification(lambda notification: None, name="somebody")
+    return collectd.daemon
+
+
+def start(daemon: collectd.Daemon, state_dir: Path, **keys: Any) -> None:
+    given = {"LibvirtUri": NOWHERE, "StateDir": str(state_dir), **keys}
+    daemon.configure("vmhb", *(Config(key, [value]) for key, value in given.items()))
+    daemon.init()
+
+
+def ours() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("vmhb-")}
+
+
+def wait(ready: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not ready():
+        assert time.monotonic() < deadline, collectd.daemon.log
+        time.sleep(0.01)
+
+
+def errors(daemon: collectd.Daemon) -> str:
+    return "\n".join(daemon.lines(collectd.LOG_ERR))
+
+
+def faults(daemon: collectd.Daemon) -> list[tuple[str, int]]:
+    return [(note.type_instance, note.severity) for note in daemon.notifications]
+
+
+def test_importing_registers_under_our_name_and_starts_nothing(daemon: collectd.Daemon) -> None:
+    for kind in ("config", "init", "read", "shutdown"):
+        assert list(daemon.callbacks[kind]) == ["python.vmhb"]
+    assert ours() == set()
+
+
+def test_threads_live_from_init_to_shutdown(daemon: collectd.Daemon, tmp_path: Path) -> None:
+    # collectd forks between config and init: a thread from before would be dead.
+    daemon.configure("vmhb", Config("LibvirtUri", [NOWHERE]), Config("StateDir", [str(tmp_path)]))
+    assert ours() == set()
+    daemon.init()
+    assert {"vmhb-engine", "vmhb-dispatch", "vmhb-state"} <= ours()
+    daemon.shutdown()
+    assert ours() == set()
+    assert errors(daemon) == ""
+
+
+def test_notifications_wait_for_the_first_read(daemon: collectd.Daemon, tmp_path: Path) -> None:
+    start(daemon, tmp_path)
+    # What the engine says first is on disk before anybody may hear it.
+    wait((tmp_path / "engine.json").exists)
+    assert faults(daemon) == []
+    assert daemon.read()
+    wait(lambda: faults(daemon))
+    assert faults(daemon) == [("open-faults", collectd.NOTIF_OKAY)]
+    assert errors(daemon) == ""
+
+
+def test_a_read_dispatches_the_engines_values(daemon: collectd.Daemon, tmp_path: Path) -> None:
+    start(daemon, tmp_path)
+    assert daemon.read()
+    names = {value.type_instance for value in daemon.values}
+    assert {"vms-healthy", "vms-failed", "loop", "awareness", "loops", "errors"} <= names
+    assert {value.plugin for value in daemon.values} == {"vmhb"}
+
+
+def test_a_read_before_init_does_nothing(daemon: collectd.Daemon) -> None:
+    assert daemon.read()
+    assert daemon.values == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (Config("Intervall", [1]), ["Intervall", "Interval?"]),
+        (Config("Interval", ["1"]), ['Interval "1"', "unquoted number"]),
+        (Config("Interval", [1, 2]), ["Interval 1 2", "exactly one value"]),
+        (Config("Timeout", [5]), ["Timeout 5", "Interval 1 (the default)"]),
+        (Config("StateDir", ["vmhb"]), ["StateDir", "absolute path"]),
+        (Config("Vm", ["x"], [Config("Interval", [1])]), ["<Vm", "no block"]),
+    ],
+)
+def test_a_mistake_is_told_by_key_and_leaves_the_plugin_off(
+    daemon: collectd.Daemon, line: Config, words: list[str]
+) -> None:
+    daemon.configure("vmhb", line)
+    for word in words:
+        assert word in errors(daemon)
+    assert "stays off" in errors(daemon)
+    assert daemon.notifications == []
+    daemon.init()
+    (note,) = daemon.notifications
+    assert (note.type_instance, note.severity) == ("engine-impaired", collectd.NOTIF_FAILURE)
+    assert words[0] in note.message
+    assert daemon.read()
+    assert daemon.values == []
+    assert ours() == set()
+
+
+def test_all_mistakes_are_told_at_once(daemon: collectd.Daemon) -> None:
+    daemon.configure("vmhb", Config("Intervall", [1]), Config("Mode", ["watch"]))
+    assert "Intervall" in errors(daemon)
+    assert "observe, attach, report" in errors(daemon)
+
+
+def test_a_long_mistake_fits_into_a_notification(daemon: collectd.Daemon) -> None:
+    daemon.configure("vmhb", Config("é" * 300, ["é" * 300]))
+    daemon.init()
+    (note,) = daemon.notifications
+    assert isinstance(note.message, str)
+    assert len(note.message.encode()) <= 255
+
+
+def test_a_second_block_is_a_mistake(daemon: collectd.Daemon, tmp_path: Path) -> None:
+    daemon.configure("vmhb", Config("LibvirtUri", [NOWHERE]), Config("StateDir", [str(tmp_path)]))
+    daemon.configure("vmhb", Config("Interval", [1]))
+    assert "second <Module vmhb> block" in errors(daemon)
+    daemon.init()
+    assert faults(daemon) == [("engine-impaired", collectd.NOTIF_FAILURE)]
+    assert ours() == set()
+
+
+def test_an_error_of_ours_while_configuring_does_not_end_collectd(daemon: collectd.Daemon) -> None:
+    daemon.configure("vmhb", Config("Interval", [None]))  # type: ignore[list-item]
+    assert "Interval" in errors(daemon)
+    daemon.callbacks["config"]["python.vmhb"].function(None)
+    daemon.init()
+    assert ours() == set()
+
+
+def test_without_libvirts_binding_it_says_what_to_install(
+    daemon: collectd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("collectd_vmhb.engine", "collectd_vmhb.hypervisor"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    start(daemon, tmp_path)
+    assert "python3-libvirt" in errors(daemon)
+    assert "Traceback" not in errors(daemon)
+    assert daemon.read()
+    assert ours() == set()
+
+
+def test_beside_a_live_engine_it_says_so_and_does_nothing(
+    daemon: collectd.Daemon, tmp_path: Path
+) -> None:
+    lock = StateLock(tmp_path)
+    start(daemon, tmp_path)
+    assert "another engine holds" in errors(daemon)
+    assert "Traceback" not in errors(daemon)
+    assert daemon.read()
+    assert daemon.values == []
+    assert daemon.notifications == []
+    assert ours() == set()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    lock.release()
+
+
+def test_after_a_shutdown_the_next_engine_gets_the_lock(
+    daemon: collectd.Daemon, tmp_path: Path
+) -> None:
+    start(daemon, tmp_path)
+    daemon.shutdown()
+    StateLock(tmp_path).release()
+
+
+def test_a_state_directory_that_cannot_be_used_is_told(
+    daemon: collectd.Daemon, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    start(daemon, tmp_path / "file")
+    assert "StateDir" in errors(daemon)
+    assert "Traceback" not in errors(daemon)
+    assert ours() == set()
+
+
+def test_a_state_that_is_none_is_set_aside_and_the_engine_runs(
+    daemon: collectd.Daemon, tmp_path: Path
+) -> None:
+    (tmp_path / "engine.json").write_text("{}")
+    start(daemon, tmp_path)
+    assert "engine.json.unreadable" in errors(daemon)
+    assert daemon.read()
+    wait(lambda: faults(daemon))
+    assert json.loads((tmp_path / "engine.json").read_text())["incidents"] == []
+
+
+def test_a_disk_that_does_not_take_the_state_is_a_fault_of_the_host(
+    daemon: collectd.Daemon, tmp_path: Path
+) -> None:
+    (tmp_path / "engine.json.new").mkdir()
+    start(daemon, tmp_path)
+    assert daemon.read()
+    wait(lambda: ("engine-impaired", collectd.NOTIF_WARNING) in faults(daemon))
+    assert "the state is not saved" in errors(daemon)
+
+
+def test_a_notification_that_nobody_takes_is_logged(plugin: ModuleType) -> None:
+    plugin.dispatch(Note("vm", "heartbeat-lost", "failure", "VM web: silent", 1.0))
+    assert "notification not delivered" in errors(collectd.daemon)
+    assert "VM web: silent" in errors(collectd.daemon)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "half \ud800", "é" * 2000, "line\nline"])
+def test_the_log_takes_any_text(daemon: collectd.Daemon, text: str) -> None:
+    logging.getLogger("collectd_vmhb.engine").warning("the guest says: %s", text)
+    lines = daemon.lines(collectd.LOG_WARNING)
+    assert lines
+    assert all(line.startswith("vmhb: ") for line in lines)
+    assert "\0" not in "".join(lines)
+
+
+def test_levels_keep_their_meaning(daemon: collectd.Daemon) -> None:
+    log = logging.getLogger("collectd_vmhb.engine")
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        log.log(level, "text")
+    assert [level for level, _ in daemon.log] == [
+        collectd.LOG_INFO,
+        collectd.LOG_WARNING,
+        collectd.LOG_ERR,
+        collectd.LOG_ERR,
+    ]

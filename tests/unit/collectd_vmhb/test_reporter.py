@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from collectd_vmhb.publish import Note
+from collectd_vmhb.reporter import QUIET_SAVE, Reporter
+from collectd_vmhb.state import State
+from collectd_vmhb.verdict import BAD_POLICY, FaultCleared, FaultRaised, Severity
+
+LOST = "heartbeat-lost"
+
+
+class World:
+    """A reporter with a disk that saves when told, and an ear for what leaves."""
+
+    def __init__(self, hold_down: float = 0.0, reporting: bool = True) -> None:
+        self.saves: list[tuple[int, State]] = []
+        self.heard: list[Note] = []
+        self.reporter = Reporter(
+            hold_down,
+            lambda number, state: self.saves.append((number, state)),
+            self.heard.append if reporting else None,
+            lambda: 1e9,
+        )
+
+    def raised(self, uuid: str = "vm", name: str = LOST, now: float = 0.0, **more: Any) -> None:
+        fault = FaultRaised(uuid, name, Severity.FAILURE, "silent", now, "no-answer", **more)
+        self.reporter.report(fault, "web", "p-1", now)
+
+    def cleared(self, uuid: str = "vm", name: str = LOST, now: float = 0.0) -> None:
+        self.reporter.report(FaultCleared(uuid, name, "recovered"), "web", "p-1", now)
+
+    def turn(self, now: float = 0.0) -> None:
+        self.reporter.turn(now)
+
+    def disk_is_done(self) -> None:
+        self.reporter.saved(self.saves[-1][0])
+
+    def said(self) -> list[tuple[str, str]]:
+        return [(note.type_instance, note.severity) for note in self.heard]
+
+
+def test_nothing_leaves_before_it_is_on_disk() -> None:
+    world = World()
+    world.raised()
+    assert world.saves == []
+    world.turn()
+    assert world.heard == []
+    ((_, state),) = world.saves
+    world.disk_is_done()
+    (note,) = world.heard
+    assert [entry["id"] for entry in state.incidents] == [note.meta["incident"]]
+
+
+def test_what_came_during_a_save_waits_for_its_own() -> None:
+    world = World()
+    world.raised("a")
+    world.turn()
+    world.raised("b")
+    world.disk_is_done()
+    assert [note.plugin_instance for note in world.heard] == ["a"]
+    world.turn()
+    assert len(world.heard) == 1
+    world.disk_is_done()
+    assert [note.plugin_instance for note in world.heard] == ["a", "b"]
+
+
+def test_a_later_save_confirms_the_earlier_ones_in_their_order() -> None:
+    world = World()
+    world.raised("a")
+    world.turn()
+    world.cleared("a")
+    world.turn()
+    world.raised("b")
+    world.turn()
+    world.reporter.saved(world.saves[1][0])
+    assert world.said() == [(LOST, "failure"), (LOST, "okay")]
+    world.disk_is_done()
+    assert [note.plugin_instance for note in world.heard] == ["a", "a", "b"]
+
+
+def test_an_end_is_on_disk_before_it_is_told() -> None:
+    world = World()
+    world.raised()
+    world.turn()
+    world.disk_is_done()
+    world.cleared()
+    world.turn()
+    assert world.saves[-1][1].incidents == []
+    assert len(world.heard) == 1
+    world.disk_is_done()
+    assert world.said() == [(LOST, "failure"), (LOST, "okay")]
+
+
+def test_nothing_new_is_not_saved_again() -> None:
+    world = World()
+    world.raised()
+    world.turn()
+    world.raised()
+    world.turn()
+    assert len(world.saves) == 1
+
+
+def test_a_recovery_within_the_hold_down_is_told_when_it_has_lasted() -> None:
+    world = World(hold_down=30.0)
+    world.raised(now=0.0)
+    world.cleared(now=10.0)
+    world.turn(10.0)
+    assert world.reporter.deadline == 30.0
+    world.turn(30.0)
+    world.disk_is_done()
+    assert world.said() == [(LOST, "failure"), (LOST, "okay")]
+    assert world.reporter.deadline is None
+
+
+def test_a_handshake_repeats_and_lists_what_an_earlier_engine_left_open() -> None:
+    before = World()
+    before.raised("a")
+    before.raised("b", BAD_POLICY)
+    before.turn()
+    state = State(json.loads(json.dumps(before.saves[-1][1].incidents)))
+    after = World()
+    after.reporter.load(state, 0.0)
+    assert after.reporter.instances() == {"a", "b"}
+    after.reporter.handshake()
+    after.turn()
+    assert after.heard == []
+    after.disk_is_done()
+    assert after.said() == [(LOST, "failure"), (BAD_POLICY, "failure"), ("open-faults", "okay")]
+    ids = [entry["id"] for entry in state.incidents]
+    assert [note.meta.get("incident") for note in after.heard[:2]] == ids
+    assert json.loads(str(after.heard[2].meta["incidents"])) == ids
+
+
+def test_a_handshake_says_a_fault_that_was_just_raised_only_once() -> None:
+    world = World()
+    world.raised()
+    world.reporter.handshake()
+    world.turn()
+    world.disk_is_done()
+    assert world.said() == [(LOST, "failure"), ("open-faults", "okay")]
+
+
+def test_without_faults_the_handshake_lists_nothing() -> None:
+    world = World()
+    world.reporter.handshake()
+    world.turn()
+    world.disk_is_done()
+    assert world.said() == [("open-faults", "okay")]
+    assert world.heard[0].meta["incidents"] == "[]"
+
+
+def test_what_is_no_state_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a list of incidents"):
+        World().reporter.load(State([{"id": "x"}]), 0.0)
+
+
+def test_a_mode_that_reports_nothing_keeps_its_knowledge_and_is_silent() -> None:
+    world = World(reporting=False)
+    world.raised()
+    world.reporter.handshake()
+    world.turn()
+    world.disk_is_done()
+    assert world.heard == []
+    assert world.reporter.of("vm") == {LOST: Severity.FAILURE}
+
+
+def test_closing_an_instance_ends_what_is_open_but_for_what_is_kept() -> None:
+    world = World(hold_down=30.0)
+    world.raised()
+    world.raised(name=BAD_POLICY)
+    world.raised("", "engine-impaired")
+    world.reporter.close("vm", "deleted", frozenset({BAD_POLICY}))
+    world.turn()
+    world.disk_is_done()
+    (ended,) = (note for note in world.heard if note.severity == "okay")
+    assert (ended.type_instance, ended.meta["reason"]) == (LOST, "deleted")
+    assert world.reporter.of("vm") == {BAD_POLICY: Severity.FAILURE}
+    assert world.reporter.instances() == {"vm"}
+
+
+def test_who_is_established_is_saved_together_and_a_little_later() -> None:
+    world = World()
+    world.reporter.established("a", 1, now=5.0)
+    world.reporter.established("b", 2, now=5.5)
+    world.turn(5.5)
+    assert world.saves == []
+    assert world.reporter.deadline == 5.0 + QUIET_SAVE
+    world.turn(5.0 + QUIET_SAVE)
+    assert [state.established for _, state in world.saves] == [{"a": 1, "b": 2}]
+    world.reporter.established("a", None, now=9.0)
+    world.turn(20.0)
+    assert world.saves[-1][1].established == {"b": 2}
+    assert world.reporter.deadline is None
+
+
+def test_a_save_before_the_first_reconcile_forgets_nobody() -> None:
+    # libvirt may be away for longer than the engine lives.
+    world = World()
+    world.reporter.load(State([], {"vm": 7}), 0.0)
+    world.raised("", "engine-impaired")
+    world.turn()
+    assert world.saves[-1][1].established == {"vm": 7}
+
+
+def test_what_the_guest_says_is_logged_and_does_not_leave_the_host(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    with caplog.at_level(logging.WARNING, "collectd_vmhb"):
+        world.raised(name="check.db", guest_text="password is hunter2")
+    world.turn()
+    world.disk_is_done()
+    assert "(the guest says: password is hunter2)" in caplog.text
+    assert "hunter2" not in repr(world.heard)
+    assert "hunter2" not in repr(world.saves)
