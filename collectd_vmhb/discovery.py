@@ -37,11 +37,15 @@ class Discovery:
             self._known[uuid] = domain
         return [Change(before, domain)]
 
-    def scanned(self, domains: Iterable[Domain]) -> list[Change]:
-        """Takes all domains of this host as they are now."""
+    def scanned(
+        self, domains: Iterable[Domain], unreadable: frozenset[str] = frozenset()
+    ) -> list[Change]:
+        """Takes all domains of this host as they are now; the unreadable ones stay as they were."""
         seen = {domain.uuid: domain for domain in domains}
         changes = [
-            change for uuid in self._known.keys() - seen for change in self.looked(uuid, None)
+            change
+            for uuid in self._known.keys() - seen.keys() - unreadable
+            for change in self.looked(uuid, None)
         ]
         for uuid, domain in seen.items():
             changes += self.looked(uuid, domain)

@@ -47,6 +47,7 @@ from collectd_vmhb.verdict import (
     FaultRaised,
     Severity,
 )
+from collectd_vmhb.wording import shown
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,8 @@ class Engine:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        reporting = settings.mode is Mode.REPORT
-        self._reporter = Reporter(settings.hold_down, save, notify if reporting else None, wall)
+        silent = settings.mode is not Mode.REPORT
+        self._reporter = Reporter(settings.hold_down, save, notify, wall, silent)
         try:
             self._reporter.load(state, clock())
         except ValueError as error:
@@ -153,6 +154,8 @@ class Engine:
         self._complete = False
         self._away_at = NEVER
         self._impairments: dict[str, str] = {}
+        #: VMs whose channel this process may not open.
+        self._barred: set[str] = set()
 
     # -- from other threads -----------------------------------------------------------------
 
@@ -177,7 +180,9 @@ class Engine:
         )
         for watch in watches:
             monitor = watch.monitor
-            samples += vm_samples(watch.uuid, monitor.health, monitor.rtt, asdict(monitor.counters))
+            samples += vm_samples(
+                watch.uuid, monitor.health, monitor.current_rtt, asdict(monitor.counters)
+            )
         return samples
 
     def _wake(self) -> None:
@@ -195,6 +200,7 @@ class Engine:
             self._turn_and_survive()
         for watch in self._watches.values():
             self._disconnect(watch)
+        self._reporter.finish(self._clock())
         self._selector.close()
         self._wakes.close()
         self._waker.close()
@@ -290,7 +296,7 @@ class Engine:
     # -- what libvirt says ------------------------------------------------------------------
 
     def _on_scanned(self, scanned: Scanned, now: float) -> None:
-        for change in self._discovery.scanned(scanned.domains):
+        for change in self._discovery.scanned(scanned.domains, scanned.unreadable):
             self._review_and_survive(change, now)
         for watch in list(self._watches.values()):
             self._provision(watch, now, fresh=False)
@@ -298,7 +304,8 @@ class Engine:
             self._reporter.save_again()
         if not self._complete:
             self._complete = True
-            for uuid in self._reporter.instances() - {d.uuid for d in scanned.domains}:
+            there = {domain.uuid for domain in scanned.domains} | scanned.unreadable
+            for uuid in self._reporter.instances() - there:
                 self._reporter.close(uuid, "gone while the engine was away")
             for uuid in self._earlier:
                 self._reporter.established(uuid, None, now)
@@ -380,6 +387,7 @@ class Engine:
             self._disconnect(watch)
             watch.scheduled = NEVER
             self._reporter.established(uuid, None, now)
+            self._unbar(uuid, now)
         keep = frozenset() if reason == "gone from this host" else frozenset({BAD_POLICY})
         self._reporter.close(uuid, reason, keep)
 
@@ -394,7 +402,8 @@ class Engine:
             Severity.WARNING,
             f"flavor extra spec {problems[0]}{more}",
             since=now,
-            reason="bad-policy",
+            # Another value of the same key is news.
+            reason=", ".join(shown(f"{problem.key}={problem.value}") for problem in problems[:3]),
             details={problem.key: str(problem) for problem in problems[:8]},
         )
         self._report(domain, fault, now)
@@ -421,6 +430,7 @@ class Engine:
             watch.connect_at = now
             self._schedule(watch, now)
         if isinstance(step, Connect):
+            watch.monitor.unreachable = False
             cleared = FaultCleared(watch.uuid, CANNOT_MONITOR, "the channel is there")
             self._report(watch.domain, cleared, now)
 
@@ -458,6 +468,7 @@ class Engine:
             self._cannot_monitor(watch, "attach-failed", text, now)
 
     def _cannot_monitor(self, watch: Watch, reason: str, text: str, now: float) -> None:
+        watch.monitor.unreachable = True
         fault = FaultRaised(watch.uuid, CANNOT_MONITOR, Severity.WARNING, text, now, reason)
         self._report(watch.domain, fault, now)
 
@@ -467,7 +478,7 @@ class Engine:
         if watch.domain.state is not DomainState.RUNNING or not isinstance(step, Connect):
             return
         watch.channel = Channel(step.path)
-        self._mend("rights", now)
+        self._unbar(watch.uuid, now)
         watch.monitor.connected(now)
 
     def _lost(self, watch: Watch, error: ChannelError, now: float) -> None:
@@ -479,11 +490,18 @@ class Engine:
         watch.connect_at = now + retry_after(watch.failures)
         watch.monitor.disconnected(now, str(error))
         if error.errno in (errno.EACCES, errno.EPERM):
-            self._impair("rights", str(error), now)
+            self._barred.add(watch.uuid)
+            if "rights" not in self._impairments:
+                self._impair("rights", str(error), now)
         else:
             # The path changes with every start of the VM: libvirt knows.
             self._ask.look(watch.uuid)
         self._serve(watch, now)
+
+    def _unbar(self, uuid: str, now: float) -> None:
+        self._barred.discard(uuid)
+        if not self._barred:
+            self._mend("rights", now)
 
     def _disconnect(self, watch: Watch) -> None:
         if watch.channel is not None:
@@ -617,4 +635,4 @@ def _random_challenge() -> int:
 
 
 def _name(domain: Domain) -> str:
-    return domain.instance.name if domain.instance else domain.name
+    return shown(domain.instance.name if domain.instance else domain.name)

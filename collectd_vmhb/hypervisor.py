@@ -54,9 +54,10 @@ _LOOK_AGAIN = (
 
 @dataclass(frozen=True)
 class Scanned:
-    """Every domain of this host, as just read."""
+    """Every domain of this host, as just read, and the UUIDs of those that make no sense."""
 
     domains: tuple[Domain, ...]
+    unreadable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Hypervisor:
         self._attaches: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._reader: libvirt.virConnect | None = None
         self._callbacks: list[int] = []
+        #: Domains whose XML makes no sense, as was said.
+        self._unreadable: set[str] = set()
         self._away: str | None = None
         self._threads = [
             threading.Thread(target=target, name=f"vmhb-{name}", daemon=True)
@@ -181,7 +184,9 @@ class Hypervisor:
             self._waiting.discard(uuid)
             try:
                 conn = self._reading()
-                self._post(self._read_one(conn, uuid) if uuid else self._read_all(conn))
+                finding = self._read_one(conn, uuid) if uuid else self._read_all(conn)
+                if finding is not None:
+                    self._post(finding)
             except libvirt.libvirtError as error:
                 self._lost(error, uuid)
         self._close_reader()
@@ -243,19 +248,34 @@ class Hypervisor:
             conn.close()
 
     def _read_all(self, conn: libvirt.virConnect) -> Scanned:
-        return Scanned(tuple(self._parsed(conn.listAllDomains())))
-
-    def _parsed(self, domains: list[libvirt.virDomain]) -> Iterator[Domain]:
-        for domain in domains:
+        domains, unreadable = [], set()
+        for handle in conn.listAllDomains():
             with _ignoring_gone():
-                parsed = _read(domain)
-                if parsed is not None:
-                    yield parsed
+                domain = self._read(handle)
+                if domain is None:
+                    unreadable.add(handle.UUIDString())
+                else:
+                    domains.append(domain)
+        self._unreadable &= unreadable
+        return Scanned(tuple(domains), frozenset(unreadable))
 
-    def _read_one(self, conn: libvirt.virConnect, uuid: str) -> Looked:
+    def _read_one(self, conn: libvirt.virConnect, uuid: str) -> Looked | None:
         with _ignoring_gone():
-            return Looked(uuid, _read(conn.lookupByUUIDString(uuid)))
+            domain = self._read(conn.lookupByUUIDString(uuid))
+            return None if domain is None else Looked(uuid, domain)
         return Looked(uuid, None)
+
+    def _read(self, handle: libvirt.virDomain) -> Domain | None:
+        """Reads one domain; None, said once, if its XML makes no sense."""
+        state = _STATES.get(handle.state()[0], DomainState.RUNNING)
+        number = handle.ID()
+        try:
+            return parse_domain(handle.XMLDesc(), state, number if number >= 0 else None)
+        except ValueError as error:
+            if handle.UUIDString() not in self._unreadable:
+                self._unreadable.add(handle.UUIDString())
+                log.warning("domain %s is left as it was: %s", handle.name(), error)
+            return None
 
     # -- attaching --------------------------------------------------------------------------
 
@@ -280,16 +300,6 @@ class Hypervisor:
                 with contextlib.suppress(libvirt.libvirtError):
                     conn.close()
                 conn = None
-
-
-def _read(domain: libvirt.virDomain) -> Domain | None:
-    state = _STATES.get(domain.state()[0], DomainState.RUNNING)
-    number = domain.ID()
-    try:
-        return parse_domain(domain.XMLDesc(), state, number if number >= 0 else None)
-    except ValueError as error:
-        log.warning("domain %s is left alone: %s", domain.name(), error)
-        return None
 
 
 @contextlib.contextmanager

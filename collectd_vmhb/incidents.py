@@ -72,7 +72,7 @@ class Incidents:
     def raised(
         self, event: FaultRaised, instance: str, project: str, now: float, wall: float
     ) -> Incident | None:
-        """Opens an incident or changes its severity; None if that says nothing new."""
+        """Opens an incident, or changes its severity or reason; None if that says nothing new."""
         key = event.uuid, event.name
         self._held.pop(key, None)
         known = self._open.get(key)
@@ -90,7 +90,7 @@ class Incidents:
                 project=project,
                 raised=now,
             )
-        elif known.severity is not event.severity:
+        elif (known.severity, known.reason) != (event.severity, event.reason):
             incident = replace(known, severity=event.severity, text=event.text, reason=event.reason)
         else:
             return None

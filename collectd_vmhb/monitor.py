@@ -7,6 +7,7 @@ publish `events`, and call `tick` at `deadline`. Times are seconds on the monoto
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from collectd_vmhb.verdict import (
     Health,
     Severity,
 )
+
+log = logging.getLogger(__name__)
 
 #: Sends are moved up to this grid: wake-ups cost more than the messages (docs/adr/0004).
 TICK = 0.01
@@ -132,11 +135,13 @@ class Monitor:
         self.uuid = uuid
         self.policy = policy
         self.counters = Counters()
-        #: Round trip of the last beat in seconds; NaN before the first.
+        #: Round trip of the last beat in seconds; NaN before the first. See also `current_rtt`.
         self.rtt = math.nan
         self.checks: dict[str, Check] = {}
         #: Until then the channel is not to be read: the guest spent its budget.
         self.muted_until = 0.0
+        #: There is no way in: silence is no fault of the guest's.
+        self.unreachable = False
         #: Why a silent VM is silent, as far as the host can tell; for people.
         self.obstacle = "the guest does not answer"
         self._settings = settings
@@ -146,6 +151,7 @@ class Monitor:
         self._connected = False
         self._next_challenge = math.inf
         self._probes = 0
+        self._postponed = False
         self._sent = 0.0
         self._due: float | None = None
         self._unanswered = 0
@@ -206,7 +212,12 @@ class Monitor:
         self._probes = 0
         self._sessionless = 0
         self._session.connected()
-        self._schedule(now)
+        if not self.established:
+            self._schedule(now)
+        elif not self._postponed:
+            # Only once between two answers: a channel that flaps must not delay the verdict.
+            self._postponed = True
+            self._next_challenge = max(self._next_challenge, _on_grid(now + PROBE_DELAY))
 
     def disconnected(self, now: float, obstacle: str) -> None:
         """The channel is gone; the VM is held to its schedule all the same."""
@@ -256,6 +267,11 @@ class Monitor:
         return self._detector.health
 
     @property
+    def current_rtt(self) -> float:
+        """Round trip of the last beat in seconds, NaN while nothing answers."""
+        return self.rtt if self.health in ANSWERING else math.nan
+
+    @property
     def established(self) -> bool:
         """True once the VM has answered in this run, so that it is expected to."""
         return self._detector.expected
@@ -299,9 +315,11 @@ class Monitor:
         return self.policy.interval if extended else min(self.policy.interval, BASE_PERIOD_MAX)
 
     def _schedule(self, now: float) -> None:
-        """Plans the first challenge after a start or a (re)connect."""
+        """Plans the first challenge after a start or a connect."""
         self._due = None
         self._session.withdraw()
+        if self.health is Health.PAUSED:
+            return
         self._next_challenge = _on_grid(now + PROBE_DELAY + self._phase * self.policy.interval)
 
     def _challenge(self, now: float) -> None:
@@ -327,15 +345,19 @@ class Monitor:
         self.counters.sessions += 1
         self._named_checks = "checks" in event.caps
         self._report = set() if self._named_checks else None
+        if self.health is Health.PAUSED:
+            return
         # Acknowledgement and first challenge go out together, as the published ends do.
-        self._next_challenge = _on_grid(now)
         self._challenge(now)
-        if self.health is Health.ESTABLISHING and self._due is not None:
+        # Guests that all notice a new host at once are spread over the interval again.
+        self._next_challenge = _on_grid(now + (1.0 - self._phase) * self._interval)
+        if not self.established and self._due is not None:
             self._due = max(self._due, now + FIRST_ANSWER)
 
     def _on_exit(self, event: Closed, now: float) -> None:
         self._detector.exit(now, self._settings.grace_after_reboot)
-        self.obstacle = "the guest's agent left: " + (event.reason or "no reason given")
+        self.obstacle = "the guest's agent said that it leaves"
+        log.info("%s: the guest's agent leaves: %s", self.uuid, event.reason)
         self._probes = 0
         self._schedule(now)
 
@@ -353,6 +375,7 @@ class Monitor:
             self.rtt = now - self._sent
             self._answered = now
             self._due = None
+            self._postponed = False
             self._detector.beat(sick=Severity.FAILURE in self._bad.values())
 
     def _take_checks(self, answer: Answered) -> None:
@@ -411,7 +434,7 @@ class Monitor:
     @property
     def _must_establish(self) -> bool:
         silent = self.health in (Health.UNKNOWN, Health.ESTABLISHING)
-        return self.policy.required and silent and not self.established
+        return self.policy.required and silent and not (self.established or self.unreachable)
 
     def _wanted(self, now: float) -> dict[str, Severity]:
         """Returns the faults that the present state means."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import resource
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -22,7 +23,14 @@ import collectd
 from collectd_vmhb.config import ConfigError, read_settings
 from collectd_vmhb.publish import MESSAGE_MAX, PLUGIN, Note, cut
 from collectd_vmhb.settings import Settings
-from collectd_vmhb.state import State, StateError, StateFile, StateLock, StateSaver
+from collectd_vmhb.state import (
+    State,
+    StateError,
+    StateFile,
+    StateLock,
+    StateLockedError,
+    StateSaver,
+)
 from collectd_vmhb.verdict import ENGINE_IMPAIRED
 
 if TYPE_CHECKING:
@@ -138,7 +146,7 @@ class Plugin:
             self._configured = True
             self._settings = read_settings(config)
         except ConfigError as error:
-            self._off(error.problems)
+            self._off([f"config: {problem}" for problem in error.problems])
         except Exception as error:
             log.exception("the configuration cannot be read")
             self._off([repr(error)])
@@ -146,18 +154,25 @@ class Plugin:
     def init(self) -> None:
         """Starts the engine; whatever is in its way is said, and collectd runs on."""
         try:
-            if self._settings is None:
-                self._say_off()
-            else:
+            if self._settings is not None:
+                _raise_descriptor_limit()
                 self._start(self._settings)
-        except StateError as error:
+        except StateLockedError as error:
+            # Perhaps a collectd -T beside the daemon: nobody else is to hear of it.
             log.error("%s", error)
-        except Exception:
+        except (StateError, ImportError) as error:
+            self._off([str(error)])
+        except Exception as error:
             log.exception("the engine does not start")
+            self._off([repr(error)])
 
     def read(self) -> None:
         """Dispatches the values of every VM and of the engine."""
         self._dispatcher.release()
+        if self._problem:
+            # Not in init: other plugins may not listen yet.
+            dispatch(_off_note(self._problem))
+            self._problem = ""
         if self._engine is None:
             return
         try:
@@ -186,35 +201,19 @@ class Plugin:
 
     def _off(self, problems: list[str]) -> None:
         for problem in problems:
-            log.error("config: %s", problem)
-        log.error("the plugin stays off until its configuration is corrected")
+            log.error("%s", problem)
+        log.error("the plugin stays off until this is corrected")
         self._settings = None
         self._problem = problems[0]
-
-    def _say_off(self) -> None:
-        dispatch(
-            Note(
-                plugin_instance="",
-                type_instance=ENGINE_IMPAIRED,
-                severity="failure",
-                message=cut(
-                    f"VM heartbeat is off on this host: config: {self._problem}", MESSAGE_MAX
-                ),
-                time=time.time(),
-            )
-        )
 
     def _start(self, settings: Settings) -> None:
         try:
             from collectd_vmhb.engine import Engine, Saved
             from collectd_vmhb.hypervisor import Hypervisor
         except ImportError as error:
-            log.error(
-                "the plugin stays off: %s; install libvirt's Python binding for collectd's "
-                "Python (python3-libvirt)",
-                error,
-            )
-            return
+            raise ImportError(
+                f"{error}; install libvirt's Python binding for collectd's Python (python3-libvirt)"
+            ) from None
         self._lock = StateLock(settings.state_dir)
         file = StateFile(settings.state_dir)
         try:
@@ -232,6 +231,22 @@ class Plugin:
         for worker in (self._saver, self._dispatcher, self._thread, self._hypervisor):
             worker.start()
         log.info("watching %s, mode %s", settings.libvirt_uri, settings.mode.value)
+
+
+def _off_note(problem: str) -> Note:
+    return Note(
+        plugin_instance="",
+        type_instance=ENGINE_IMPAIRED,
+        severity="failure",
+        message=cut(f"VM heartbeat is off on this host: {problem}", MESSAGE_MAX),
+        time=time.time(),
+    )
+
+
+def _raise_descriptor_limit() -> None:
+    """Lets this process have a channel for each VM: systemd's soft limit is 1024."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def register() -> None:

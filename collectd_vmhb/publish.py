@@ -18,6 +18,8 @@ from collectd_vmhb.verdict import Health
 from collectd_vmhb.wording import shown
 
 PLUGIN = "vmhb"
+#: ``type_instance`` of the handshake.
+OPEN_FAULTS = "open-faults"
 #: Incident ids in one part of the handshake: 20 * 39 bytes stay below the 900 bytes of meta
 #: string that collectd was seen to carry whole.
 IDS_PER_PART = 20
@@ -97,7 +99,7 @@ def handshake_notes(incidents: Sequence[Incident], handshake: str, wall: float) 
     return [
         Note(
             plugin_instance="",
-            type_instance="open-faults",
+            type_instance=OPEN_FAULTS,
             severity="okay",
             message=f"{len(ids)} faults are open on this host (part {number} of {len(parts)})",
             time=wall,

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from collectd_vmhb.incidents import Ended, Incidents
-from collectd_vmhb.publish import Note, ended_note, fault_note, handshake_notes
+from collectd_vmhb.publish import OPEN_FAULTS, Note, ended_note, fault_note, handshake_notes
 from collectd_vmhb.state import State
 from collectd_vmhb.verdict import FaultEvent, FaultRaised, Severity
 
@@ -102,8 +102,14 @@ class Reporter:
         for incident in incidents:
             if incident.id not in said_already:
                 self._say(fault_note(incident, self._wall()))
-        for note in handshake_notes(incidents, _new_id(), self._wall()):
+        told = [] if self._silent else incidents
+        for note in handshake_notes(told, _new_id(), self._wall()):
             self._say(note)
+
+    def finish(self, now: float) -> None:
+        """Has everything saved that is not, as the engine ends."""
+        self._changed = True
+        self.turn(now)
 
     def save_again(self) -> None:
         """Has the state saved with the next turn, as the last save failed."""
@@ -133,7 +139,7 @@ class Reporter:
         """Lets everything out that was part of the save of this number, or of an earlier one."""
         while self._unsaved and self._unsaved[0][0] <= number:
             note = self._unsaved.popleft()[1]
-            if self._notify is not None:
+            if not self._silent or note.type_instance == OPEN_FAULTS:
                 self._notify(note)
 
     def _end(self, ended: Ended) -> None:

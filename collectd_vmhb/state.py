@@ -20,6 +20,10 @@ class StateError(Exception):
     """The state directory or file cannot be used; the text says which, why and what to do."""
 
 
+class StateLockedError(StateError):
+    """Another engine has the state directory."""
+
+
 @dataclass(frozen=True)
 class State:
     """Open incidents (as `Incidents.dump` gives them), and in which run a VM was established.
@@ -49,7 +53,7 @@ class StateLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise StateError(
+            raise StateLockedError(
                 f"another engine holds {directory}/lock: this one stays off (two collectd, or "
                 f"a collectd -T beside the daemon)"
             ) from None

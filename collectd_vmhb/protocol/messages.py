@@ -28,7 +28,8 @@ PERFDATA_MAX = 512
 AGE_MAX_MS = 10 * 365 * 24 * 3600 * 1000
 
 CHECK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+#: Control, line and paragraph separators, bidi overrides, and half surrogate pairs.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 #: The published client does not escape log_msg, its last field: a quote in it breaks the JSON.
 #: The fields before it are still whole, and they are what tells that the guest is alive.
 _UNESCAPED_ANSWER = re.compile(

@@ -112,7 +112,12 @@ class StandIn:
         elif self.mode is Mode.WRONG:
             yield self._answer(challenge % 1000 + 1)
         elif self.mode is Mode.SURROGATE:
-            check = {"name": "app", "status": "critical", "text": "\ud800", "perfdata": ""}
+            check = {
+                "name": "app",
+                "status": "critical",
+                "text": "half \ud800 pair",
+                "perfdata": "",
+            }
             report = {"checks": [{**check, "since_ms": 0, "duration_ms": 1}], "more": False}
             yield self._answer(challenge, vmhb=report)
 

@@ -306,7 +306,9 @@ def test_a_mode_that_reports_nothing_watches_all_the_same(
     node.wait(lambda: node.value("health") == 5)
     asked = [job for job in node.asked if job[0] == "attach"]
     assert asked == ([] if mode is EngineMode.OBSERVE else [("attach", "other", NAME)])
-    assert node.notes == []
+    assert {(note.type_instance, note.meta["incidents"]) for note in node.notes} == {
+        ("open-faults", "[]")
+    }
 
 
 def test_a_vm_that_cannot_be_reviewed_does_not_cost_the_others_theirs(

@@ -277,3 +277,37 @@ def test_hours_of_silence_leave_no_pile_of_challenges_for_the_agent() -> None:
     world.run(15)
     assert world.monitor.health is Health.HEALTHY
     assert world.monitor.counters.wrong == 0
+
+
+def test_what_an_agent_says_when_it_leaves_stays_out_of_every_fault() -> None:
+    world = World(replace(POLICY, required=True))
+    world.start()
+    world.boot()
+    world.run(10)
+    world.guest.stop("secret words")
+    world._settle()
+    world.freeze()
+    world.run(600)
+    assert world.raised(NOT_ESTABLISHED)
+    assert not any("secret" in str(event) for _, event in world.faults)
+
+
+def test_a_channel_that_flaps_does_not_delay_the_verdict_beyond_one_interval() -> None:
+    world = healthy_world()
+    hung = world.at()
+    world.freeze()
+    for _ in range(30):
+        world.run(0.3)
+        world.monitor.disconnected(world.now, "closed by QEMU")
+        world.connect()
+    (found,) = world.raised(HEARTBEAT_LOST)
+    assert found - hung <= 5 * 1.0 + 0.9 + 1.0
+
+
+def test_a_guest_that_speaks_while_it_is_paused_is_not_asked() -> None:
+    world = healthy_world()
+    world.monitor.pause(world.now, "paused")
+    world.guest.port_opened(world.now)
+    world.run(60)
+    assert world.monitor.health is Health.PAUSED
+    assert world.monitor.counters.misses == 0

@@ -81,3 +81,11 @@ def test_the_changes_lead_from_nothing_to_what_was_read_last(
             if change.after is not None:
                 table[uuid] = change.after
         assert table == truth
+
+
+def test_a_domain_that_cannot_be_read_is_neither_gone_nor_changed() -> None:
+    discovery = Discovery()
+    discovery.scanned([domain("a"), domain("b")])
+    assert discovery.scanned([domain("a")], frozenset({"b"})) == []
+    (change,) = discovery.scanned([domain("a")])
+    assert change.after is None

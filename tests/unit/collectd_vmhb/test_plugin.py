@@ -132,10 +132,12 @@ def test_a_mistake_is_told_by_key_and_leaves_the_plugin_off(
     assert "stays off" in errors(daemon)
     assert daemon.notifications == []
     daemon.init()
+    assert daemon.notifications == []
+    assert daemon.read()
+    assert daemon.read()
     (note,) = daemon.notifications
     assert (note.type_instance, note.severity) == ("engine-impaired", collectd.NOTIF_FAILURE)
     assert words[0] in note.message
-    assert daemon.read()
     assert daemon.values == []
     assert ours() == set()
 
@@ -149,6 +151,7 @@ def test_all_mistakes_are_told_at_once(daemon: collectd.Daemon) -> None:
 def test_a_long_mistake_fits_into_a_notification(daemon: collectd.Daemon) -> None:
     daemon.configure("vmhb", Config("é" * 300, ["é" * 300]))
     daemon.init()
+    assert daemon.read()
     (note,) = daemon.notifications
     assert isinstance(note.message, str)
     assert len(note.message.encode()) <= 255
@@ -159,6 +162,7 @@ def test_a_second_block_is_a_mistake(daemon: collectd.Daemon, tmp_path: Path) ->
     daemon.configure("vmhb", Config("Interval", [1]))
     assert "second <Module vmhb> block" in errors(daemon)
     daemon.init()
+    assert daemon.read()
     assert faults(daemon) == [("engine-impaired", collectd.NOTIF_FAILURE)]
     assert ours() == set()
 
@@ -181,6 +185,7 @@ def test_without_libvirts_binding_it_says_what_to_install(
     assert "python3-libvirt" in errors(daemon)
     assert "Traceback" not in errors(daemon)
     assert daemon.read()
+    assert faults(daemon) == [("engine-impaired", collectd.NOTIF_FAILURE)]
     assert ours() == set()
 
 

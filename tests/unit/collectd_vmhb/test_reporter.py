@@ -24,8 +24,9 @@ class World:
         self.reporter = Reporter(
             hold_down,
             lambda number, state: self.saves.append((number, state)),
-            self.heard.append if reporting else None,
+            self.heard.append,
             lambda: 1e9,
+            silent=not reporting,
         )
 
     def raised(self, uuid: str = "vm", name: str = LOST, now: float = 0.0, **more: Any) -> None:
@@ -160,13 +161,14 @@ def test_what_is_no_state_is_refused() -> None:
         World().reporter.load(State([{"id": "x"}]), 0.0)
 
 
-def test_a_mode_that_reports_nothing_keeps_its_knowledge_and_is_silent() -> None:
+def test_a_mode_that_reports_nothing_only_has_what_an_earlier_one_told_closed() -> None:
     world = World(reporting=False)
     world.raised()
     world.reporter.handshake()
     world.turn()
     world.disk_is_done()
-    assert world.heard == []
+    assert world.said() == [("open-faults", "okay")]
+    assert world.heard[0].meta["incidents"] == "[]"
     assert world.reporter.of("vm") == {LOST: Severity.FAILURE}
 
 
