@@ -28,6 +28,7 @@ from typing import Protocol, Union
 
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import Channel, ChannelError, retry_after
+from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.hypervisor import Attached, Finding, Looked, Reachable, Rebooted, Scanned
@@ -146,6 +147,7 @@ class Engine:
         self._timers: list[tuple[float, int, Watch]] = []
         self._order = itertools.count()
         self._awareness = Awareness()
+        self._correlation = Correlation()
         self._totals: Counter[str] = Counter(loops=0, errors=0, bytes_in=0, bytes_out=0)
         #: VMs that were found running wait here for their channel.
         self._attach_queue: deque[str] = deque()
@@ -240,17 +242,19 @@ class Engine:
         while self._timers and self._timers[0][0] != self._timers[0][2].scheduled:
             heapq.heappop(self._timers)
         first = self._timers[0][0] if self._timers else NEVER
-        held = self._reporter.deadline
-        return min(
-            first, self._scan_at, self._attach_at, self._away_at, NEVER if held is None else held
-        )
+        others = [self._reporter.deadline, self._correlation.deadline]
+        if "mass" in self._impairments:
+            others.append(self._correlation.mass_until)
+        at = [deadline for deadline in others if deadline is not None]
+        return min(first, self._scan_at, self._attach_at, self._away_at, *at)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             at, _, watch = heapq.heappop(self._timers)
             if at == watch.scheduled:
                 watch.scheduled = NEVER
-                self._attend(watch, self._on_due, now)
+                # A VM's own time: what those before it took is not taken from its timeout.
+                self._attend(watch, self._on_due, self._clock())
         if now >= self._scan_at:
             self._scan_at = now + self._settings.reconcile_interval
             self._ask.scan()
@@ -259,6 +263,10 @@ class Engine:
         if now >= self._away_at:
             self._away_at = NEVER
             self._impair("libvirt", "libvirt has been away for a minute: VMs cannot be found", now)
+        for fault in self._correlation.due(now):
+            self._report(self._watches[fault.uuid].domain, fault, now)
+        if now >= self._correlation.mass_until:
+            self._mend("mass", now)
 
     @property
     def _ask(self) -> Libvirt:
@@ -345,6 +353,7 @@ class Engine:
             if not same_run:
                 self._reporter.close(domain.uuid, "restarted", _POLICY_FAULTS)
             self._disconnect(watch)
+            self._correlation.forget(domain.uuid)
             watch.scheduled = NEVER
             expected = same_run and watch.monitor.established
             watch = self._begin(domain, policy, expected, now)
@@ -388,6 +397,7 @@ class Engine:
             watch.scheduled = NEVER
             self._reporter.established(uuid, None, now)
             self._unbar(uuid, now)
+        self._correlation.forget(uuid)
         keep = frozenset() if reason == "gone from this host" else frozenset({BAD_POLICY})
         self._reporter.close(uuid, reason, keep)
 
@@ -552,7 +562,8 @@ class Engine:
             self._totals["bytes_out"] += len(data)
             watch.channel.write(data)
         for event in monitor.events():
-            self._report(watch.domain, event, now)
+            if not self._correlation.holds(event, watch.policy.interval, now):
+                self._report(watch.domain, event, now)
         if monitor.established is not watch.established:
             watch.established = monitor.established
             run = watch.domain.domain_id if monitor.established else None
@@ -560,12 +571,26 @@ class Engine:
         if monitor.doubtful and not watch.doubted:
             # Perhaps it is not meant to run, and the event is still on its way.
             self._ask.look(watch.uuid)
+            self._note_missing(watch, now)
         watch.doubted = monitor.doubtful
         if watch.channel is not None:
             reading = 0 if monitor.muted_until > now else selectors.EVENT_READ
             writing = selectors.EVENT_WRITE if watch.channel.blocked else 0
             self._set_interest(watch, reading | writing)
         self._schedule(watch, now)
+
+    def _note_missing(self, watch: Watch, now: float) -> None:
+        """Suspects this host where many VMs start to miss together."""
+        policy, watched = watch.policy, len(self._watches)
+        together = self._correlation.missing(watch.uuid, policy.interval, now, watched)
+        if together:
+            rounds = policy.miss_threshold + WINDOW_ROUNDS
+            self._correlation.begin(now + rounds * policy.interval)
+            if "mass" not in self._impairments:
+                text = (
+                    f"{together} of {watched} VMs fell silent together: this host, or its storage?"
+                )
+                self._impair("mass", text, now)
 
     def _schedule(self, watch: Watch, now: float) -> None:
         at = min(watch.monitor.deadline, watch.connect_at)
@@ -631,7 +656,7 @@ _POLICY_FAULTS = frozenset({BAD_POLICY})
 
 
 def _random_challenge() -> int:
-    return secrets.randbelow(2**31 - 1) + 1
+    return secrets.randbits(31) or 1
 
 
 def _name(domain: Domain) -> str:

@@ -74,7 +74,7 @@ CHECKS_MAX = 64
 #: A guest that has just booted may lack entropy for its first answer (1.04 s seen).
 FIRST_ANSWER = 3.0
 #: Health in which the last word about the checks is current.
-ANSWERING = frozenset({Health.HEALTHY, Health.UNHEALTHY, Health.SUSPECT})
+ANSWERING = (Health.HEALTHY, Health.UNHEALTHY, Health.SUSPECT)
 #: The name under which the published protocol's single health bit is reported.
 HEALTH_BIT = "health"
 
@@ -123,6 +123,19 @@ class Monitor:
     the first challenges of many VMs over the interval.
     """
 
+    # Seldom set, hence not in __init__: an object that gives itself more than 30 attributes
+    # loses CPython's compact layout, 1.3 KiB for each VM.
+    #: Until then the channel is not to be read: the guest spent its budget.
+    muted_until = 0.0
+    #: There is no way in: silence is no fault of the guest's.
+    unreachable = False
+    #: Why a silent VM is silent, as far as the host can tell; for people.
+    obstacle = "the guest does not answer"
+    _complaints = 0
+    _complained = -math.inf
+    _accused = -math.inf
+    _misbehaves = False
+
     def __init__(
         self,
         uuid: str,
@@ -138,12 +151,6 @@ class Monitor:
         #: Round trip of the last beat in seconds; NaN before the first. See also `current_rtt`.
         self.rtt = math.nan
         self.checks: dict[str, Check] = {}
-        #: Until then the channel is not to be read: the guest spent its budget.
-        self.muted_until = 0.0
-        #: There is no way in: silence is no fault of the guest's.
-        self.unreachable = False
-        #: Why a silent VM is silent, as far as the host can tell; for people.
-        self.obstacle = "the guest does not answer"
         self._settings = settings
         self._phase = phase
         self._detector = Detector(policy)
@@ -165,10 +172,6 @@ class Monitor:
         self._report: set[str] | None = None
         self._messages = Budget(MESSAGES_PER_SECOND)
         self._bytes = Budget(BYTES_PER_SECOND)
-        self._complaints = 0
-        self._complained = -math.inf
-        self._accused = -math.inf
-        self._misbehaves = False
         self._open: dict[str, Severity] = dict(open_faults or {})
         self._events: list[FaultEvent] = []
         self._stretch = 1.0
@@ -348,9 +351,8 @@ class Monitor:
         if self.health is Health.PAUSED:
             return
         # Acknowledgement and first challenge go out together, as the published ends do.
+        self._next_challenge = _on_grid(now)
         self._challenge(now)
-        # Guests that all notice a new host at once are spread over the interval again.
-        self._next_challenge = _on_grid(now + (1.0 - self._phase) * self._interval)
         if not self.established and self._due is not None:
             self._due = max(self._due, now + FIRST_ANSWER)
 
@@ -376,6 +378,9 @@ class Monitor:
             self._answered = now
             self._due = None
             self._postponed = False
+            if self.health is Health.ESTABLISHING:
+                # Many guests notice a new engine at once; from here on they are spread again.
+                self._next_challenge = _on_grid(self._next_challenge - self._phase * self._interval)
             self._detector.beat(sick=Severity.FAILURE in self._bad.values())
 
     def _take_checks(self, answer: Answered) -> None:
@@ -433,8 +438,9 @@ class Monitor:
 
     @property
     def _must_establish(self) -> bool:
-        silent = self.health in (Health.UNKNOWN, Health.ESTABLISHING)
-        return self.policy.required and silent and not (self.established or self.unreachable)
+        if not self.policy.required or self.established or self.unreachable:
+            return False
+        return self.health in (Health.UNKNOWN, Health.ESTABLISHING)
 
     def _wanted(self, now: float) -> dict[str, Severity]:
         """Returns the faults that the present state means."""

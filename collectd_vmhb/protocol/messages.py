@@ -125,16 +125,14 @@ def encode(msg_type: str, sequence: int, **fields: Any) -> bytes:
     """Builds one line to a guest, framed by newlines on both sides as the published ends do."""
     message = {"version": VERSION, "revision": REVISION, "msg_type": msg_type, "sequence": sequence}
     message.update(fields)
-    return b"\n" + json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+    return b"\n" + _ENCODER.encode(message).encode("ascii") + b"\n"
 
 
 def decode(line: bytes) -> Message:
     """Reads one line from a guest; raises ProtocolError for anything that is no message."""
     text = line.decode("utf-8", "replace")
     try:
-        fields = json.loads(
-            text, strict=False, object_pairs_hook=_first_wins, parse_constant=_refuse_constant
-        )
+        fields = _DECODER.decode(text)
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as error:
@@ -150,10 +148,7 @@ def decode(line: bytes) -> Message:
 
 def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # A log_msg that is not escaped can repeat an earlier key: the genuine one came first.
-    fields: dict[str, Any] = {}
-    for key, value in pairs:
-        fields.setdefault(key, value)
-    return fields
+    return dict(reversed(pairs))
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -260,6 +255,12 @@ def _read_check(fields: Any) -> Check:
 def _read_exit(fields: dict[str, Any]) -> Exit:
     return Exit(clean_text(_string(fields, "log_msg", ""), TEXT_MAX))
 
+
+#: Built once: `json.loads` and `json.dumps` with arguments build one for every line.
+_DECODER = json.JSONDecoder(
+    strict=False, object_pairs_hook=_first_wins, parse_constant=_refuse_constant
+)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 _READERS: dict[str, Callable[[dict[str, Any]], Message]] = {
     "init": _read_init,

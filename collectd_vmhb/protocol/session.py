@@ -15,7 +15,7 @@ Theory of operation
 from __future__ import annotations
 
 import enum
-from collections import deque
+from array import array
 from dataclasses import dataclass
 from typing import Callable, Union
 
@@ -128,7 +128,8 @@ class Session:
         self._sequence = 0
         self._invocation_id = 0
         self._outstanding: int | None = None
-        self._past: deque[int] = deque(maxlen=REMEMBERED)
+        # Machine integers: as objects they would be 2.7 KiB for each VM.
+        self._past = array("i")
         self._nacks = 0
         self._asked_for_init = False
         self._output: list[bytes] = []
@@ -161,6 +162,7 @@ class Session:
         """Gives the outstanding challenge up: an answer to it is late from now on."""
         if self._outstanding is not None:
             self._past.append(self._outstanding)
+            del self._past[:-REMEMBERED]
             self._outstanding = None
 
     def data_to_send(self) -> list[bytes]:

@@ -349,3 +349,40 @@ def test_a_guest_that_reads_nothing_costs_no_wake_ups(node: Node, tmp_path: Path
     before = node.value("loops", "")
     time.sleep(1)
     assert node.value("loops", "") - before < 60
+
+
+def many(node: Node, tmp_path: Path, count: int) -> list[str]:
+    """So many VMs that answer, with thresholds that leave a mass time to show."""
+    specs = {**FAST, "vmhb:miss_threshold": "5"}
+    uuids = [f"vm-{number}" for number in range(count)]
+    for uuid in uuids:
+        node.guest(tmp_path / uuid)
+    node.see(*(domain(tmp_path / uuid, specs, uuid=uuid) for uuid in uuids))
+    node.wait(lambda: all(node.value("health", uuid) == 2 for uuid in uuids))
+    return uuids
+
+
+def test_many_vms_silent_at_once_are_one_fault_of_the_host_and_then_theirs(
+    node: Node, tmp_path: Path
+) -> None:
+    uuids = many(node, tmp_path, 6)
+    for guest in node.guests:
+        guest.mode = Mode.SILENT
+    host = node.wait_said("engine-impaired", "failure", "")
+    assert "of 6 VMs fell silent together" in host.message
+    assert not any(node.said(uuid) for uuid in uuids), "the host comes first"
+    notes = [node.wait_said("heartbeat-lost", "failure", uuid) for uuid in uuids]
+    assert all("correlated" in str(note.meta["evidence"]) for note in notes)
+    node.wait_said("engine-impaired", "okay", "")
+
+
+def test_many_vms_that_come_back_in_time_are_not_blamed(node: Node, tmp_path: Path) -> None:
+    uuids = many(node, tmp_path, 6)
+    for guest in node.guests:
+        guest.mode = Mode.SILENT
+    node.wait(lambda: all(node.value("health", uuid) == 5 for uuid in uuids))
+    for guest in node.guests:
+        guest.mode = Mode.HEALTHY
+    node.wait(lambda: all(node.value("health", uuid) == 2 for uuid in uuids))
+    time.sleep(0.5)
+    assert not any(node.said(uuid) for uuid in uuids)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many VMs fall silent at once: suspect the host before them, but do not keep it quiet; pure.
+
+When MASS_MIN VMs and MASS_SHARE of those watched start to miss within two of their intervals, it
+is most likely one cause: this host, its storage, the observer. The caller reports that as one
+fault of the host, and each VM's lost heartbeat is held for HELD_ROUNDS of its intervals: who
+answers meanwhile is never blamed. Then it goes out, marked as correlated: a real mass failure is
+delayed, not hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultEvent, FaultRaised
+
+MASS_MIN = 5
+MASS_SHARE = 0.3
+WINDOW_ROUNDS = 2
+HELD_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class _Miss:
+    """One VM's first miss in a row."""
+
+    uuid: str
+    at: float
+    #: When it is too old to have the same cause as a new one.
+    until: float
+
+
+class Correlation:
+    """Sees which VMs start to miss together, and holds their faults back for a while."""
+
+    def __init__(self) -> None:
+        self._misses: deque[_Miss] = deque()
+        self._held: dict[str, tuple[float, FaultRaised]] = {}
+        #: Until then new losses belong to the mass that was seen.
+        self.mass_until = -math.inf
+
+    def missing(self, uuid: str, interval: float, now: float, watched: int) -> int:
+        """Notes that a VM starts to miss; returns how many did together if they are a mass, or 0.
+
+        ``interval`` is the VM's own, in seconds; ``watched`` how many VMs are watched in all.
+        """
+        fresh = [miss for miss in self._misses if miss.until > now and miss.uuid != uuid]
+        self._misses = deque([*fresh, _Miss(uuid, now, now + WINDOW_ROUNDS * interval)])
+        together = len(self._misses)
+        if together < MASS_MIN or together < MASS_SHARE * watched:
+            return 0
+        return together
+
+    def begin(self, until: float) -> None:
+        """A mass was reported: losses found until then are held back."""
+        self.mass_until = max(self.mass_until, until)
+
+    def holds(self, event: FaultEvent, interval: float, now: float) -> bool:
+        """Keeps a lost heartbeat of a mass, or forgets it as the VM answers; True if it did."""
+        if event.name != HEARTBEAT_LOST:
+            return False
+        if not isinstance(event, FaultRaised):
+            return self._held.pop(event.uuid, None) is not None
+        if now >= self.mass_until:
+            return False
+        details: Mapping[str, str] = {**event.details, "correlated": "true"}
+        marked = replace(event, text=f"{event.text}, with many others", details=details)
+        self._held[event.uuid] = now + HELD_ROUNDS * interval, marked
+        return True
+
+    def forget(self, uuid: str) -> None:
+        """The VM is not watched any more."""
+        self._held.pop(uuid, None)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `due` has something to return."""
+        return min((at for at, _ in self._held.values()), default=None)
+
+    def due(self, now: float) -> list[FaultRaised]:
+        """Returns the losses that were held long enough and still last."""
+        ready = [uuid for uuid, (at, _) in self._held.items() if at <= now]
+        return [self._held.pop(uuid)[1] for uuid in ready]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the monitors of many VMs share one loop: few wake-ups, and no crowd in any of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+
+from collectd_vmhb.monitor import TICK, Monitor
+from collectd_vmhb.policy import Policy
+from collectd_vmhb.settings import Settings
+
+POLICY = Policy(1.0, 0.5, 3, 3, 300.0, False, "org.openstack.vmhb.0")
+VMS = 400
+INIT = b'{"version":3,"msg_type":"init","invocation_id":7,"heartbeat_interval_ms":1000}\n'
+ANSWER = {"version": 3, "msg_type": "challenge_response", "heartbeat_health": "healthy"}
+
+
+class Host:
+    """Many VMs whose guests notice the engine in the same moment, and answer at once."""
+
+    def __init__(self) -> None:
+        numbers = itertools.count(1)
+        self.now = 0.0
+        self.monitors = [
+            Monitor(f"vm-{n}", POLICY, Settings(), lambda: next(numbers), phase=n / VMS)
+            for n in range(VMS)
+        ]
+        #: Challenges by the wake-up in which they were sent; a selector counts milliseconds.
+        self.sent: Counter[float] = Counter()
+        for monitor in self.monitors:
+            monitor.start(0.0, POLICY.grace_period, expected=False)
+            monitor.connected(0.0)
+            monitor.receive(INIT, 0.0)
+            self._answer(monitor)
+
+    def run(self, until: float) -> None:
+        while (at := min(monitor.deadline for monitor in self.monitors)) < until:
+            self.now = max(self.now, at)
+            for monitor in self.monitors:
+                if monitor.deadline <= self.now:
+                    monitor.tick(self.now)
+                    self._answer(monitor)
+
+    def _answer(self, monitor: Monitor) -> None:
+        for line in monitor.data_to_send().split():
+            message = json.loads(line)
+            if message["msg_type"] == "challenge":
+                self.sent[round(self.now, 3)] += 1
+                answer = {**ANSWER, "heartbeat_response": message["heartbeat_challenge"]}
+                monitor.receive(json.dumps(answer).encode() + b"\n", self.now)
+
+
+def test_the_wake_ups_of_many_healthy_vms_are_bounded_by_the_tick() -> None:
+    host = Host()
+    host.run(until=10.0)
+    assert sum(host.sent.values()) >= VMS * 9
+    assert len(host.sent) <= 10.0 / TICK + 1
+
+
+def test_guests_that_all_notice_a_new_engine_at_once_are_spread_over_the_interval() -> None:
+    host = Host()
+    host.run(until=10.0)
+    crowds = [count for at, count in host.sent.items() if at > 2 * POLICY.interval]
+    assert max(crowds) <= 2 * VMS * TICK / POLICY.interval
