@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of a program that watches the stand-in guests, the same way for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+INTERVAL = 1.0
+TIMEOUT = 0.5
+MISSES = 3
+
+
+class Subject(Protocol):
+    """A program under measurement; `run` is called in a thread of its own."""
+
+    def run(self) -> None:
+        """Watches the guests until `stop`."""
+
+    def stop(self) -> None:
+        """Makes `run` return."""
+
+    def counters(self) -> dict[str, float]:
+        """Returns beats, misses and wake-ups since the start, among others."""
+
+    def rtts(self) -> dict[int, float]:
+        """Returns the last round trip of each guest, in seconds."""
+
+    def declared(self) -> dict[str, dict[int, float]]:
+        """Returns when which guest was declared lost, by stage."""
+
+
+def phase(number: int) -> float:
+    """Returns a guest's place in the interval, 0 ... 1."""
+    return zlib.crc32(uuid(number).encode()) / 2**32
+
+
+def uuid(number: int) -> str:
+    """Returns the UUID of a guest's VM."""
+    return f"6ba7b810-9dad-41d1-80b4-{number:012x}"
+
+
+def number_of(uuid: str) -> int:
+    """Returns the number of the guest with this UUID."""
+    return int(uuid[-12:], 16)
+
+
+def rss() -> int:
+    """Returns this process's resident memory in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def serve(build: Callable[[Path, int], Subject]) -> None:
+    """Runs a subject and answers the orders on standard input, one JSON line each."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    empty = rss()
+    subject = build(Path(sys.argv[1]), int(sys.argv[2]))
+    thread = threading.Thread(target=subject.run)
+    thread.start()
+    clock = time.pthread_getcpuclockid(thread.ident or 0)
+    answers: dict[str, Callable[[], Any]] = {
+        "mark": lambda: {
+            "at": time.monotonic(),
+            # Read before the counters, which make the engine list all its values.
+            "rss": rss() - empty,
+            "cpu": time.clock_gettime(clock),
+            "process_cpu": time.process_time(),
+            **subject.counters(),
+        },
+        "rtts": subject.rtts,
+        "declared": subject.declared,
+    }
+    for line in sys.stdin:
+        print(json.dumps(answers[line.strip()]()), flush=True)
+    subject.stop()
+    thread.join()
