@@ -2,28 +2,36 @@
 """The command `vmhb-guest`: reads flags and settings, builds the agent and runs it."""
 
 import argparse
+import functools
 import logging
+import math
 import os
-import socket
 import sys
-import time
 from typing import Callable, List, Optional
 
-from . import __version__, config
-from .checks import Checks
-from .directory import HealthDirectory
-from .loop import WAKE_SIGNALS, Loop
+from . import __version__, client, config, jobs, tty, wrapper
+from .agent import Agent
+from .checks import Schedule
+from .loop import WAKE_SIGNALS
 from .notify import notify
-from .port import Port
-from .session import Session
 from .signals import SignalPipe
 
 #: Exit code for settings that are wrong, the same as argparse's.
 USAGE = 2
+#: Exit code when there was no port in time: EX_UNAVAILABLE of sysexits.h.
+NO_PORT = 69
+_COMMANDS = {"run": wrapper.main, "status": client.status, "busy": client.busy}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the agent until it is told to stop; return the exit code."""
+    """Run the agent until it is told to stop, or another command; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in _COMMANDS:
+        return _COMMANDS[arguments[0]](arguments[1:])
+    return _be_agent(arguments)
+
+
+def _be_agent(arguments: List[str]) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="vmhb-guest: %(levelname)s: %(message)s"
     )
@@ -35,15 +43,19 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return USAGE
     if options.check_config:
         _describe(settings)
-    else:
-        _run(settings)
-    return 0
+        return 0
+    if settings.port_path and tty.lacks_pyserial(settings.port_path):
+        sys.stderr.write("vmhb-guest: %s\n" % (tty.MISSING % settings.port_path))
+        return USAGE
+    agent = Agent(settings, functools.partial(_settings, options), options.exit_without_port)
+    return 0 if _run(agent) else NO_PORT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vmhb-guest",
         description="Answers the compute node's heartbeat challenges and reports health checks.",
+        epilog="Other commands, each with --help: status, busy, run.",
     )
     parser.add_argument(
         "--port-name", type=_flag(config.port_name), help="virtio port (org.openstack.vmhb.0)"
@@ -53,6 +65,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--health-dir", type=_flag(config.absolute_path), help="(/etc/vmhb-guest/health.d)"
+    )
+    parser.add_argument(
+        "--run-dir", type=_flag(config.absolute_path), help="for sockets (/run/vmhb-guest)"
+    )
+    parser.add_argument(
+        "--exit-without-port",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="end with exit code %d if there is no port within so many seconds" % NO_PORT,
     )
     parser.add_argument("--config", help="settings file (%s, if there)" % config.DEFAULT_PATH)
     parser.add_argument("--check-config", action="store_true", help="say what would run, and exit")
@@ -76,44 +98,34 @@ def _settings(options: argparse.Namespace) -> config.Settings:
     settings = config.Settings()
     if options.config is not None or os.path.exists(config.DEFAULT_PATH):
         settings = config.load(options.config or config.DEFAULT_PATH)
-    flags = {key: getattr(options, key) for key in ("port_name", "port_path", "health_dir")}
+    flags = {
+        key: getattr(options, key) for key in ("port_name", "port_path", "health_dir", "run_dir")
+    }
     return settings._replace(**{key: flag for key, flag in flags.items() if flag is not None})
 
 
 def _describe(settings: config.Settings) -> None:
-    checks = HealthDirectory(settings.health_dir).scan()
+    found = jobs.health_checks(settings)()
+    missing = set(settings.schedules) - set(found)
+    found.update(jobs.os_audits(settings)())
     lines = ["port %s" % (settings.port_path or settings.port_name)]
-    for name in sorted(checks):
-        schedule = settings.schedule_of(name)
-        lines.append(
-            "check %s: every %g s, at most %g s, hard after %d"
-            % (name, schedule.interval, schedule.timeout, schedule.attempts)
-        )
-    lines += [
-        "check %s: no such file" % name for name in sorted(settings.schedules) if name not in checks
-    ]
+    lines += ["check %s: %s" % (name, _words(job.schedule)) for name, job in sorted(found.items())]
+    lines += ["check %s: no such file, and no command" % name for name in sorted(missing)]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _run(settings: config.Settings) -> None:
+def _words(schedule: Schedule) -> str:
+    words = "every %g s, at most %g s, hard after %d"
+    return words % (schedule.interval, schedule.timeout, schedule.attempts)
+
+
+def _run(agent: Agent) -> bool:
     signals = SignalPipe(WAKE_SIGNALS)
     try:
-        loop = Loop(
-            Port(settings.port_name, settings.port_path or None),
-            Session(socket.gethostname(), settings.interval),
-            # Linux counts its monotonic clock from the boot, so a delay after that is a time.
-            Checks(
-                settings.health_dir,
-                settings.schedule_of,
-                settings.parallel,
-                not_before=settings.boot_delay,
-            ),
-            time.monotonic,
-        )
         notify("READY=1")
-        loop.run(signals)
-        notify("STOPPING=1")
+        return agent.run(signals)
     finally:
+        notify("STOPPING=1")
         signals.close()
 
 

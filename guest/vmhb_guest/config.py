@@ -4,10 +4,12 @@
 import configparser
 import math
 import re
-from typing import Any, Callable, Dict, NamedTuple
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional
 
+from .audits import DEFAULTS, Limits
 from .checks import Schedule
-from .directory import NAME
+from .directory import NAME, RESERVED, is_reserved
+from .status import Status
 
 DEFAULT_PATH = "/etc/vmhb-guest/vmhb-guest.conf"
 _PORT_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -17,6 +19,15 @@ Parse = Callable[[str], Any]
 
 class ConfigError(Exception):
     """A setting that is wrong; its text tells the user which and what is allowed."""
+
+
+class OwnCheck(NamedTuple):
+    """What the section of one check says beyond its schedule."""
+
+    #: A line of shell to run instead of a file of the health directory; empty for none.
+    command: str = ""
+    #: Whom it runs as; empty for the agent's own user.
+    user: str = ""
 
 
 class Settings(NamedTuple):
@@ -35,6 +46,14 @@ class Settings(NamedTuple):
     schedule: Schedule = Schedule()
     #: Schedules of checks that have a section of their own, by name.
     schedules: Dict[str, Schedule] = {}
+    #: What else their sections say, by name.
+    own_checks: Dict[str, OwnCheck] = {}
+    #: The limits of the audits that are run, by name.
+    audits: Dict[str, Limits] = DEFAULTS
+    #: A hang is seen an interval and a timeout after it began, at the latest.
+    audit_schedule: Schedule = Schedule(interval=30.0, timeout=20.0)
+    #: Where the sockets for applications and for `vmhb-guest status` are.
+    run_dir: str = "/run/vmhb-guest"
 
     def schedule_of(self, name: str) -> Schedule:
         """Return how the check `name` is run."""
@@ -77,16 +96,75 @@ def _count(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("on or off expected")
+    return text == "on"
+
+
+def _severity(text: str) -> Status:
+    if text not in ("warning", "critical"):
+        raise ValueError("warning or critical expected")
+    return Status(text)
+
+
+def _line(text: str) -> str:
+    if not text or "\n" in text:
+        raise ValueError("one line expected")
+    return text
+
+
+def _limits(high: float, falling: bool = False) -> Callable[[str], Optional[Limits]]:
+    def parse(text: str) -> Optional[Limits]:
+        if text == "off":
+            return None
+        try:
+            warning, critical = map(_seconds(0.0, high), text.split())
+        except ValueError:
+            warning, critical = math.nan, math.nan
+        if not (warning > critical if falling else warning <= critical):
+            order = ">" if falling else "<="
+            raise ValueError(
+                "off expected, or two numbers from 0 to %g: warning %s critical" % (high, order)
+            )
+        return Limits(warning, critical)
+
+    return parse
+
+
+def _root(text: str) -> Optional[Limits]:
+    return DEFAULTS["root"] if _switch(text) else None
+
+
 #: The bounds keep a typing error from making a check useless or a burden.
 _SCHEDULE: Dict[str, Parse] = {
     "interval": _seconds(1.0, 86400.0),
     "timeout": _seconds(0.1, 3600.0),
     "attempts": _count(1, 100),
+    "severity": _severity,
+}
+_OWN: Dict[str, Parse] = {"command": _line, "user": _line}
+_LIMITS: Dict[str, Parse] = {
+    "timer": _limits(60.0),
+    "exec": _limits(60.0),
+    "loopback": _limits(60.0),
+    "fsync": _limits(60.0),
+    "memory": _limits(100.0),
+    "space": _limits(100.0, falling=True),
+    "root": _root,
+}
+_AUDITS: Dict[str, Parse] = {
+    "enabled": _switch,
+    "interval": _seconds(1.0, 3600.0),
+    "timeout": _seconds(0.1, 3600.0),
+    "attempts": _count(1, 100),
+    **_LIMITS,
 }
 _AGENT: Dict[str, Parse] = {
     "port_name": port_name,
     "port_path": absolute_path,
     "interval": _seconds(0.1, 60.0),
+    "run_dir": absolute_path,
 }
 _CHECKS: Dict[str, Parse] = {
     **_SCHEDULE,
@@ -101,28 +179,66 @@ def load(path: str) -> Settings:
     parser = _parse(path)
     agent: Dict[str, Any] = {}
     checks: Dict[str, Any] = {}
+    of_audits: Dict[str, Any] = {}
     of_check: Dict[str, Dict[str, Any]] = {}
     for name in parser.sections():
         if name == "agent":
             agent = _read(path, parser[name], _AGENT)
         elif name == "checks":
             checks = _read(path, parser[name], _CHECKS)
-        elif name.startswith(_CHECK_SECTION) and NAME.fullmatch(name[len(_CHECK_SECTION) :]):
-            of_check[name[len(_CHECK_SECTION) :]] = _read(path, parser[name], _SCHEDULE)
+        elif name == "audits":
+            of_audits = _read_audits(path, parser[name])
+        elif name.startswith(_CHECK_SECTION):
+            of_check[_check_name(path, name)] = _read(path, parser[name], {**_SCHEDULE, **_OWN})
         else:
             raise ConfigError(
-                "%s: unknown section [%s]: expected [agent], [checks] or [check:NAME]"
+                "%s: unknown section [%s]: expected [agent], [audits], [checks] or [check:NAME]"
                 % (path, name)
             )
-    common = {key: checks.pop(key) for key in _SCHEDULE if key in checks}
+    common = _take(checks, _SCHEDULE)
+    own_checks = {name: OwnCheck(**_take(own, _OWN)) for name, own in of_check.items()}
     return Settings()._replace(
         schedule=Schedule()._replace(**common),
         schedules={
             name: Schedule()._replace(**dict(common, **own)) for name, own in of_check.items()
         },
+        own_checks={name: own for name, own in own_checks.items() if own != OwnCheck()},
         **agent,
         **checks,
+        **of_audits,
     )
+
+
+def _take(values: Dict[str, Any], keys: Iterable[str]) -> Dict[str, Any]:
+    """Move the values of the given keys out of `values`."""
+    return {key: values.pop(key) for key in keys if key in values}
+
+
+def _check_name(path: str, section: str) -> str:
+    name = section[len(_CHECK_SECTION) :]
+    if not NAME.fullmatch(name) or is_reserved(name):
+        raise ConfigError(
+            "%s: [%s]: a check's name has 1 to 48 of A-Z a-z 0-9 _ . - and does not begin with %s"
+            % (path, section, " or ".join(RESERVED))
+        )
+    return name
+
+
+def _read_audits(path: str, section: configparser.SectionProxy) -> Dict[str, Any]:
+    values = _read(path, section, _AUDITS)
+    enabled = values.pop("enabled", True)
+    schedule = Settings().audit_schedule
+    wanted = _take(values, _SCHEDULE)
+    wanted.setdefault("timeout", min(schedule.timeout, wanted.get("interval", math.inf)))
+    schedule = schedule._replace(**wanted)
+    if schedule.timeout > schedule.interval:
+        raise ConfigError(
+            "%s: [audits] timeout = %g: must not be above the interval, which is %g"
+            % (path, schedule.timeout, schedule.interval)
+        )
+    limits = dict(DEFAULTS, **values) if enabled else {}
+    on = {name: each for name, each in limits.items() if each is not None}
+    return {"audits": on, "audit_schedule": schedule}
 
 
 def _parse(path: str) -> configparser.ConfigParser:

@@ -9,8 +9,15 @@ from typing import Dict, Set
 LOG = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
+#: How the names of audits and applications begin: no health check may pass for one.
+RESERVED = ("os.", "app.")
 #: More checks than this are a mistake in the image, and a burden on the heartbeat.
 CHECKS_MAX = 64
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether a name is one that health checks must leave to audits and applications."""
+    return name.startswith(RESERVED)
 
 
 class HealthDirectory:
@@ -43,7 +50,12 @@ class HealthDirectory:
         for name in sorted(found):
             if not NAME.fullmatch(name):
                 self._say("health check %r refused: its name must match %s" % (name, NAME.pattern))
-        names = sorted(name for name in found if NAME.fullmatch(name))
+            elif is_reserved(name):
+                self._say(
+                    "health check %s refused: names that begin with %s are reserved"
+                    % (name, " or ".join(RESERVED))
+                )
+        names = sorted(name for name in found if NAME.fullmatch(name) and not is_reserved(name))
         if len(names) > CHECKS_MAX:
             self._say("more than %d health checks: the last by name are ignored" % CHECKS_MAX)
         return {name: found[name] for name in names[:CHECKS_MAX]}

@@ -1,42 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's only loop: waits for port, checks, signals and time, and moves what they bring."""
+"""The agent's only loop: waits for port, parts, signals and time, and moves what they bring."""
 
+import logging
 import math
 import select
 import signal
-from typing import Callable, Optional
+from typing import Callable, List, Optional, Sequence
 
-from .checks import Checks
+from .directory import CHECKS_MAX
+from .part import Part
 from .port import Port
 from .session import Session
 from .signals import SignalPipe
 
+LOG = logging.getLogger(__name__)
+
 #: Seconds that the farewell may take to leave.
 FAREWELL = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-WAKE_SIGNALS = (*STOP_SIGNALS, signal.SIGCHLD)
+WAKE_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Loop:
-    """Wires port, session and checks; `clock` returns monotonic seconds."""
+    """Wires port, session and parts; `clock` returns monotonic seconds.
+
+    The host takes CHECKS_MAX checks of a VM: those of the first parts come first.
+    """
 
     def __init__(
-        self, port: Port, session: Session, checks: Checks, clock: Callable[[], float]
+        self,
+        port: Port,
+        session: Session,
+        parts: Sequence[Part],
+        clock: Callable[[], float],
+        reload: Callable[[], None] = lambda: None,
+        give_up: float = math.inf,
     ) -> None:
+        """Take what to call on SIGHUP, and when to end if no port has been found until then."""
         self._port = port
         self._session = session
-        self._checks = checks
+        self._parts = parts
         self._clock = clock
+        self._reload = reload
+        self._give_up = give_up
+        self._said_too_many = False
 
-    def run(self, signals: SignalPipe) -> None:
-        """Work until a stop signal comes, then say goodbye."""
-        while True:
+    def run(self, signals: SignalPipe) -> bool:
+        """Work until a stop signal comes, then say goodbye; False if there was never a port."""
+        while not self._is_vain(self._clock()):
             self._step(self._clock())
             self._wait(signals, self._timeout(self._deadline()))
-            for number in signals.take():
+            arrived = signals.take()
+            for number in arrived:
                 if number in STOP_SIGNALS:
                     self._stop("stopped by %s" % signal.Signals(number).name)
-                    return
+                    return True
+            if signal.SIGHUP in arrived:
+                self._reload()
+        self._stop("no port")
+        return False
+
+    def _is_vain(self, now: float) -> bool:
+        return now >= self._give_up and not self._port.found
 
     def _step(self, now: float) -> None:
         # The port first: an agent that was held up must see a waiting challenge before it
@@ -44,11 +69,20 @@ class Loop:
         self._read(now)
         self._session.tick(now)
         self._write()
-        results = self._checks.tick(now)
-        self._session.expect_checks(self._checks.names, now)
+        results = [result for part in self._parts for result in part.tick(now)]
+        self._session.expect_checks(self._names(), now)
         for result in results:
             self._session.check_result(result)
         self._write()
+
+    def _names(self) -> List[str]:
+        names = [name for part in self._parts for name in sorted(part.names)]
+        if len(names) > CHECKS_MAX and not self._said_too_many:
+            LOG.warning(
+                "%d checks: the host takes %d, the last are left out", len(names), CHECKS_MAX
+            )
+            self._said_too_many = True
+        return names[:CHECKS_MAX]
 
     def _read(self, now: float) -> None:
         was_connected = self._port.connected
@@ -69,21 +103,25 @@ class Loop:
         if not self._port.connected:
             self._session.port_closed()
 
-    def _deadline(self) -> Optional[float]:
-        deadlines = [self._port.deadline, self._session.deadline, self._checks.deadline]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+    def _deadline(self) -> float:
+        deadlines = [self._port.deadline, self._session.deadline]
+        if not self._port.found:
+            deadlines.append(self._give_up)
+        times = [part.deadline for part in self._parts]
+        return min(times + [deadline for deadline in deadlines if deadline is not None])
 
-    def _timeout(self, deadline: Optional[float]) -> Optional[int]:
+    def _timeout(self, deadline: float) -> Optional[int]:
         """Return the milliseconds to wait, rounded up: waking too early would spin."""
-        if deadline is None:
+        if deadline == math.inf:
             return None
         return math.ceil(max(0.0, (deadline - self._clock()) * 1000))
 
     def _wait(self, signals: SignalPipe, timeout_ms: Optional[int]) -> None:
         poller = select.poll()
         poller.register(signals.fileno(), select.POLLIN)
-        for fileno in self._checks.filenos():
-            poller.register(fileno, select.POLLIN)
+        for part in self._parts:
+            for fileno in part.filenos():
+                poller.register(fileno, select.POLLIN)
         port = self._port.fileno()
         if port is not None:
             poller.register(port, select.POLLIN | (select.POLLOUT if self._port.unwritten else 0))
@@ -103,5 +141,6 @@ class Loop:
         while self._port.unwritten and self._clock() < give_up:
             self._wait_for_port(give_up)
             self._write()
-        self._checks.stop()
+        for part in self._parts:
+            part.stop()
         self._port.close()

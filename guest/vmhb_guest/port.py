@@ -12,6 +12,8 @@ import math
 import os
 from typing import Optional
 
+from .tty import open_tty
+
 LOG = logging.getLogger(__name__)
 
 #: Seconds between two attempts to open the port or to find the host at its other end.
@@ -44,13 +46,28 @@ def _read_name(path: str) -> Optional[str]:
         return None
 
 
+def _open_device(path: str) -> int:
+    """Return a descriptor that does not block; raise OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
+    if not os.isatty(fd):
+        return fd
+    os.close(fd)
+    return open_tty(path)
+
+
 class Port:
-    """Keeps a port open through hot-plug, unplug and hosts that come and go."""
+    """Keeps a port open through hot-plug, unplug and hosts that come and go.
+
+    A serial port, which is a tty, is the same with one difference: it cannot tell whether a host is
+    at its other end, and counts as connected while it is open.
+    """
 
     def __init__(self, name: str, path: Optional[str] = None, root: str = "/") -> None:
         """Take the port's name, or the path of a device to use in its place."""
         #: Whether there is a host at the other end, as far as the last read could tell.
         self.connected = False
+        #: Whether there has ever been such a port.
+        self.found = False
         self._name = name
         self._given_path = path
         self._root = root
@@ -111,8 +128,9 @@ class Port:
             self._say("waiting for virtio port %s" % self._name)
             return None
         self._path = path
+        self.found = self.found or os.path.exists(path)
         try:
-            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
+            return _open_device(path)
         except OSError as error:
             self._lose(error)
             return None

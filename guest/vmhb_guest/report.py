@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides which check results the next response carries; pure."""
 
-from typing import Dict, Iterable, List, Optional, Set
+from typing import Dict, Iterable, List, Optional, Sequence, Set
 
 from .status import SEVERITY, CheckResult, Status
 from .wire import compact
@@ -65,25 +65,27 @@ class Report:
         waiting = self._full and not self._expected.issubset(self._results)
         if not self._unsent and (waiting or not self._full):
             return None
-        checks = self._take(now, room - ENVELOPE)
+        checks = fit([self._results[name] for name in self._unsent], now, room - ENVELOPE)
+        del self._unsent[: len(checks)]
         more = waiting or bool(self._unsent)
         self._full = self._full and more
         self._rev += 1
         return {"checks": checks, "rev": self._rev, "more": more}
 
-    def _take(self, now: float, room: int) -> List[Dict[str, object]]:
-        entries: List[Dict[str, object]] = []
-        while self._unsent:
-            entry = _entry(self._results[self._unsent[0]], now)
-            if not entries:
-                _shorten(entry, room)
-            size = len(compact(entry)) + 1
-            if size > room:
-                break
-            room -= size
-            entries.append(entry)
-            del self._unsent[0]
-        return entries
+
+def fit(results: Sequence[CheckResult], now: float, room: int) -> List[Dict[str, object]]:
+    """Return as objects for the wire the first results, as many as `room` bytes hold."""
+    entries: List[Dict[str, object]] = []
+    for result in results:
+        entry = _entry(result, now)
+        if not entries:
+            _shorten(entry, room)
+        size = len(compact(entry)) + 1
+        if size > room:
+            break
+        room -= size
+        entries.append(entry)
+    return entries
 
 
 def _news(result: CheckResult) -> object:

@@ -7,13 +7,14 @@ monotonic clock.
 """
 
 import logging
-import random
+import math
+import os
 from collections import deque
 from enum import Enum
-from typing import Callable, Deque, Dict, Iterable, Optional
+from typing import Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from . import wire
-from .report import Report
+from .report import ENVELOPE, Report, fit
 from .status import CheckResult, Status
 from .text import clean
 from .throttle import Throttle
@@ -29,13 +30,19 @@ SILENCE_MIN = 5.0
 #: The longest interval we let a host announce: a day.
 INTERVAL_MAX_MS = 86400000
 #: Bytes that may wait for the port; beyond that the oldest lines are worth least.
-OUTPUT_MAX = 4 * wire.MAX_LINE
+OUTPUT_MAX = 8 * wire.MAX_LINE
 #: A C peer keeps 64 bytes of name and 192 of log_msg with the closing NUL.
 NAME_MAX = 63
 LOG_MSG_MAX = 191
 #: Seconds between two log lines about the same misbehaviour of the host.
 LOG_PERIOD = 60.0
-CAPS = ("checks", "interval")
+CAPS = ("checks", "audit", "busy", "interval")
+#: Audits must not become a burden: one at a time, and no more than one in so many seconds.
+AUDIT_PACE = 1.0
+AUDIT_TIMEOUT_MAX_MS = 600000
+#: Bytes of an audit_result around its checks and its log_msg.
+AUDIT_ENVELOPE = 256
+LEVELS = ("quick", "detailed")
 
 
 class State(Enum):
@@ -46,13 +53,28 @@ class State(Enum):
     ENABLED = "enabled"
 
 
+class AuditRequest(NamedTuple):
+    """What the host wants to be run now."""
+
+    id: int
+    #: The name of a check; empty for all.
+    check: str
+    level: str
+    #: Seconds.
+    timeout: float
+
+
 def draw_invocation_id() -> int:
     """Return a random positive 31-bit number.
 
-    Not from os.urandom, which waits for entropy early in the boot: the number tells one init from
-    another and guards no secret.
+    It waits for no entropy early in the boot: the number tells one init from another and guards no
+    secret. Not by the module random, whose imports cost 3 MiB.
     """
-    return random.randint(1, wire.MAX_INT31)  # noqa: S311
+    try:
+        number = int.from_bytes(os.getrandom(4, os.GRND_NONBLOCK), "little")
+    except OSError:
+        number = os.getpid() * 65537 ^ int(os.times().elapsed * 100)
+    return number % wire.MAX_INT31 + 1
 
 
 class Session:
@@ -74,9 +96,15 @@ class Session:
             "init_ack": self._on_init_ack,
             "challenge": self._on_challenge,
             "nack": self._on_nack,
+            "audit": self._on_audit,
         }
         self._report = Report()
-        self._reporting = False
+        #: The audit that is to be run, or runs; the answer is given with `audit_done`.
+        self.audit: Optional[AuditRequest] = None
+        self._last_audit: Optional[float] = None
+        self._busy = ("", -math.inf)
+        self._busy_told = False
+        self._agreed: List[str] = []
         self._decoder = wire.LineDecoder()
         self._output: Deque[bytes] = deque()
         self._output_size = 0
@@ -99,6 +127,11 @@ class Session:
         if self.state is State.ENABLED:
             return self._last_challenge + max(2 * self._interval, SILENCE_MIN)
         return None
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two challenges, as far as we know."""
+        return self._interval
 
     def port_opened(self, now: float) -> None:
         """Begin: the port is open and the host is at its other end."""
@@ -134,13 +167,29 @@ class Session:
 
     def expect_checks(self, names: Iterable[str], now: float) -> None:
         """Take the names of all health checks there are; a removed one needs a new session."""
-        if self._report.expect(names) and self._reporting and self.state is State.ENABLED:
+        if self._report.expect(names) and self.tells("checks"):
             self._reinit(now)
             self._init_if_due(now)
 
     def check_result(self, result: CheckResult) -> None:
         """Take the new standing of a health check; the next response carries it."""
         self._report.update(result)
+
+    def busy(self, reason: str, until: float) -> None:
+        """Tell the host that the VM will be slow on purpose until then; the past ends that."""
+        self._busy = clean(reason, LOG_MSG_MAX), until
+
+    def audit_done(
+        self, outcome: str, results: Sequence[CheckResult], text: str, now: float
+    ) -> None:
+        """Answer the audit under way: "done", "timeout" or "unknown_check"."""
+        if self.audit is not None:
+            request, self.audit = self.audit, None
+            self._answer_audit(request.id, outcome, results, text, now)
+
+    def tells(self, cap: str) -> bool:
+        """Return whether the host wants to hear of it: a capability that this session has."""
+        return self.state is State.ENABLED and cap in self._agreed
 
     def stop(self, reason: str) -> None:
         """Say goodbye, so that the silence to come is no loss."""
@@ -155,6 +204,8 @@ class Session:
         return data
 
     def _enter(self, state: State) -> None:
+        if state is not State.ENABLED:
+            self.audit = None
         if state is not self.state:
             LOG.info("session: %s", state.value)
         self.state = state
@@ -220,7 +271,7 @@ class Session:
         """Settle what this session may use; an empty extension means the published protocol."""
         caps = extension.get("caps")
         agreed = [cap for cap in CAPS if isinstance(caps, list) and cap in caps]
-        self._reporting = "checks" in agreed
+        self._agreed = agreed
         interval_ms = wire.integer(extension, "interval_ms", 1, INTERVAL_MAX_MS)
         announced = "interval" in agreed and interval_ms is not None
         self._interval = (interval_ms or 0) / 1000.0 if announced else self._wanted_interval
@@ -246,12 +297,62 @@ class Session:
             "corrective_action": "log" if unhealthy else "none",
             "log_msg": clean("%s: %s" % (worst.name, worst.text), LOG_MSG_MAX) if worst else "",
         }
-        if self._reporting:
-            bare = wire.encode("challenge_response", self._sequence + 1, response)
-            part = self._report.next_part(now, self._max_line - len(bare))
-            if part is not None:
-                response["vmhb"] = part
+        # What the key "vmhb" costs is in the room that Report leaves around its own entries.
+        room = self._max_line - len(wire.encode("challenge_response", self._sequence + 1, response))
+        extension = self._busy_part(now, room - ENVELOPE) if self.tells("busy") else {}
+        if self.tells("checks"):
+            part = self._report.next_part(now, room - len(wire.compact(extension)))
+            extension.update(part or {})
+        if extension:
+            response["vmhb"] = extension
         self._send("challenge_response", response)
+
+    def _busy_part(self, now: float, room: int) -> Dict[str, object]:
+        """Return what to say of being busy: how long it will last, and once that it is over."""
+        reason, until = self._busy
+        if now < until:
+            self._busy_told = True
+            busy = {"reason": reason, "for_ms": math.ceil((until - now) * 1000)}
+            if len(wire.compact({"busy": busy})) > room:
+                busy["reason"] = ""
+            return {"busy": busy}
+        told, self._busy_told = self._busy_told, False
+        return {"busy": {"reason": "", "for_ms": 0}} if told else {}
+
+    def _on_audit(self, fields: Dict[str, object], now: float) -> None:
+        number = wire.integer(fields, "id", 1, wire.MAX_INT31)
+        if not self.tells("audit"):
+            return
+        if number is None:
+            self._drop("audit without an id", now)
+            return
+        check, level = fields.get("check", ""), fields.get("level", "quick")
+        timeout_ms = wire.integer(fields, "timeout_ms", 1, AUDIT_TIMEOUT_MAX_MS)
+        refused = ""
+        if not isinstance(check, str) or level not in LEVELS or timeout_ms is None:
+            refused = "check, level or timeout_ms is wrong"
+        elif self.audit is not None:
+            refused = "audit %d is not over" % self.audit.id
+        elif self._last_audit is not None and now - self._last_audit < AUDIT_PACE:
+            refused = "the last audit was less than %g s ago" % AUDIT_PACE
+        if refused:
+            self._answer_audit(number, "refused", [], refused, now)
+        else:
+            self._last_audit = now
+            self.audit = AuditRequest(number, str(check), str(level), (timeout_ms or 0) / 1000.0)
+
+    def _answer_audit(
+        self, number: int, outcome: str, results: Sequence[CheckResult], text: str, now: float
+    ) -> None:
+        more = True
+        while more:
+            message: Dict[str, object] = {"id": number, "outcome": outcome}
+            message["log_msg"] = clean(text, LOG_MSG_MAX)
+            room = self._max_line - AUDIT_ENVELOPE - len(wire.compact(message))
+            checks = fit(results, now, room)
+            results = results[len(checks) :]
+            more = bool(checks and results)
+            self._send("audit_result", dict(message, checks=checks, more=more))
 
     def _on_nack(self, fields: Dict[str, object], now: float) -> None:
         reason = fields.get("log_msg")

@@ -14,7 +14,7 @@ from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.verdict import FaultCleared, FaultRaised
-from tests.vectors.matching import matches
+from vmhb_conformance.matching import matches
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "host.jsonl"
 CASES = [json.loads(line) for line in VECTORS.read_text().splitlines()]

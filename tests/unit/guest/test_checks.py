@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from vmhb_guest import jobs
 from vmhb_guest.checks import SCAN_PERIOD, Checks, Schedule
+from vmhb_guest.config import OwnCheck, Settings
 from vmhb_guest.status import CheckResult, Status
 
 
@@ -21,8 +23,15 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.schedules: dict[str, Schedule] = {}
-        self.checks = Checks(str(directory), lambda name: self.schedules.get(name, Schedule()), 2)
+        self.own_checks: dict[str, OwnCheck] = {}
+        self.checks = Checks(jobs.health_checks(self.settings), 2)
         self.now = 0.0
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            health_dir=str(self.directory), schedules=self.schedules, own_checks=self.own_checks
+        )
 
     def put(self, name: str, script: str, mode: int = 0o755) -> Path:
         path = self.directory / name
@@ -196,6 +205,43 @@ def test_a_file_that_vanished_is_no_failed_check(bench: Bench) -> None:
     assert bench.checks.names == set()
 
 
+def test_a_check_can_be_a_command_that_never_says_worse_than_warning(bench: Bench) -> None:
+    bench.put("db", "echo the file is not run")
+    bench.own_checks["db"] = OwnCheck("echo $VMHB_CHECK: down; exit 2")
+    bench.schedules["db"] = Schedule(severity=Status.WARNING)
+    result = bench.settle()["db"]
+    assert (result.status, result.text) == (Status.WARNING, "db: down")
+
+
+def test_a_check_runs_as_the_user_it_names(bench: Bench) -> None:
+    """Needs root, as the agent does for this."""
+    bench.own_checks["who"] = OwnCheck("echo $(id -un) $(id -Gn) $HOME", "daemon")
+    bench.own_checks["nobody-knows"] = OwnCheck("true", "no-such-user")
+    results = bench.settle()
+    assert results["who"].text == "daemon daemon /usr/sbin"
+    assert results["nobody-knows"].text == "cannot be run: there is no user no-such-user"
+
+
+def test_a_reserved_name_is_refused(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.put("app.db", "exit 0")
+    assert bench.settle() == {}
+    assert "health check app.db refused: names that begin with os. or app. are" in caplog.text
+
+
+def test_reload_changes_what_is_run_and_keeps_how_it_stood(bench: Bench) -> None:
+    bench.put("a", "exit 2")
+    bench.settle()
+    bench.own_checks["b"] = OwnCheck("echo new")
+    bench.schedules["a"] = Schedule(interval=5.0)
+    bench.checks.reload(jobs.health_checks(bench.settings), 1)
+    bench.now = 1.0
+    assert bench.settle()["b"].text == "new"
+    bench.now = 30.0
+    assert bench.settle()["a"].since == 0.0
+    bench.now = 35.0
+    assert "a" in bench.settle()
+
+
 def test_a_refused_name_is_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.put("we ird", "exit 0")
     for bench.now in (0.0, SCAN_PERIOD, 2 * SCAN_PERIOD):
@@ -204,7 +250,7 @@ def test_a_refused_name_is_said_once(bench: Bench, caplog: pytest.LogCaptureFixt
 
 
 def test_no_directory_means_no_checks(tmp_path: Path) -> None:
-    checks = Checks(str(tmp_path / "none"), lambda _: Schedule(), 1)
+    checks = Checks(jobs.health_checks(Settings(health_dir=str(tmp_path / "none"))), 1)
     assert checks.tick(0.0) == []
     assert checks.names == set()
     assert checks.deadline == SCAN_PERIOD
@@ -212,7 +258,7 @@ def test_no_directory_means_no_checks(tmp_path: Path) -> None:
 
 def test_no_check_starts_while_the_vm_boots(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.checks = Checks(str(tmp_path), lambda _: Schedule(), 1, not_before=30.0)
+    bench.checks = Checks(jobs.health_checks(bench.settings), 1, not_before=30.0)
     bench.put("a", "echo fine")
     for bench.now in (5.0, 29.9):
         assert bench.settle() == {}

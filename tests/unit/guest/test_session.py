@@ -200,3 +200,110 @@ def test_nothing_happens_while_the_port_is_closed() -> None:
     session.stop("stopped")
     assert session.deadline is None
     assert session.data_to_send() == b""
+
+
+def said(session: Session, msg_type: str) -> list[dict[str, Any]]:
+    return [m for m in messages(session.data_to_send()) if m["msg_type"] == msg_type]
+
+
+def beat(session: Session, challenge: int, now: float) -> dict[str, Any]:
+    session.receive(line("challenge", heartbeat_challenge=challenge), now)
+    return dict(said(session, "challenge_response")[0].get("vmhb", {}))
+
+
+def test_busy_is_told_with_what_is_left_of_it_and_once_when_it_is_over() -> None:
+    session = enabled(caps=["busy"], max_line=16384)
+    session.busy("fsck\n", 20.0)
+    assert beat(session, 1, 5.0) == {"busy": {"reason": "fsck", "for_ms": 15000}}
+    assert beat(session, 2, 6.0) == {"busy": {"reason": "fsck", "for_ms": 14000}}
+    assert beat(session, 3, 20.0) == {"busy": {"reason": "", "for_ms": 0}}
+    assert beat(session, 4, 21.0) == {}
+
+
+def test_busy_is_over_when_it_is_said_to_be_and_nobody_else_is_told() -> None:
+    session = enabled(caps=["busy", "checks"], max_line=16384)
+    session.busy("fsck", 20.0)
+    part = beat(session, 1, 5.0)
+    assert (part["busy"]["for_ms"], part["checks"], part["more"]) == (15000, [], False)
+    session.busy("", 6.0)
+    assert beat(session, 2, 6.0) == {"busy": {"reason": "", "for_ms": 0}}
+    without = enabled(caps=["checks"])
+    without.busy("fsck", 20.0)
+    assert "busy" not in beat(without, 1, 5.0)
+    assert not without.tells("busy")
+
+
+def test_a_line_that_tells_of_a_critical_check_and_of_being_busy_keeps_its_bound() -> None:
+    session = enabled(caps=["busy", "checks"], max_line=wire.BASE_MAX_LINE)
+    session.expect_checks(["c" * 48], 0.0)
+    session.check_result(CheckResult("c" * 48, Status.CRITICAL, "ü" * 300, "", 0.0, 0.0))
+    session.busy("ü" * 300, 1e9)
+    told = []
+    for challenge in range(2**31 - 9, 2**31 - 1):
+        session.receive(line("challenge", heartbeat_challenge=challenge), 1.0)
+        data = session.data_to_send()
+        assert len(data) <= wire.BASE_MAX_LINE
+        told.append(messages(data)[0]["vmhb"])
+    assert all(part["busy"]["for_ms"] > 0 for part in told)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"id": 1, "timeout_ms": 0}, "check, level or timeout_ms is wrong"),
+        ({"id": 1, "timeout_ms": 9, "check": 7}, "check, level or timeout_ms is wrong"),
+        ({"id": 1, "timeout_ms": 9, "check": None}, "check, level or timeout_ms is wrong"),
+        ({"id": 1, "timeout_ms": 9, "level": []}, "check, level or timeout_ms is wrong"),
+    ],
+)
+def test_an_audit_that_is_asked_for_wrongly_is_refused(fields: dict[str, Any], words: str) -> None:
+    session = enabled(caps=["audit"], max_line=16384)
+    session.receive(line("audit", **fields), 1.0)
+    (refusal,) = said(session, "audit_result")
+    assert (refusal["id"], refusal["outcome"], refusal["log_msg"]) == (1, "refused", words)
+    assert session.audit is None
+
+
+def test_audits_are_one_at_a_time_and_one_a_second() -> None:
+    session = enabled(caps=["audit"], max_line=16384)
+    ask = {"level": "detailed", "timeout_ms": 5000}
+    session.receive(line("audit", id=1, check="disk", **ask), 1.0)
+    assert session.audit is not None
+    assert session.audit[1:] == ("disk", "detailed", 5.0)
+    session.receive(line("audit", id=2, **ask), 9.0)
+    assert said(session, "audit_result")[0]["log_msg"] == "audit 1 is not over"
+    session.audit_done("done", [], "", 9.5)
+    assert said(session, "audit_result")[0]["outcome"] == "done"
+    session.receive(line("audit", id=3, **ask), 10.0)
+    assert session.audit is not None
+    session.audit_done("done", [], "", 10.1)
+    session.data_to_send()
+    session.receive(line("audit", id=4, **ask), 10.5)
+    assert said(session, "audit_result")[0]["log_msg"] == "the last audit was less than 1 s ago"
+
+
+def test_an_audit_that_was_not_agreed_is_not_run() -> None:
+    session = enabled(caps=["checks"])
+    session.receive(line("audit", id=1, timeout_ms=1000, level="quick"), 1.0)
+    assert session.audit is None
+    assert session.data_to_send() == b""
+
+
+@given(st.integers(wire.BASE_MAX_LINE, 20000), st.lists(st.text(max_size=900), max_size=20))
+def test_the_results_of_an_audit_arrive_whole_in_lines_of_the_agreed_length(
+    max_line: int, texts: list[str]
+) -> None:
+    session = enabled(caps=["audit"], max_line=max_line)
+    session.receive(line("audit", id=2**31 - 1, timeout_ms=1000, level="quick"), 1.0)
+    results = [
+        CheckResult(f"check-{number}", Status.OK, text, "", 0.0, 0.0)
+        for number, text in enumerate(texts)
+    ]
+    session.audit_done("timeout", results, "ü" * 300, 2.0)
+    data = session.data_to_send()
+    assert all(len(part) + 2 <= max_line for part in data.split(b"\n"))
+    parts = messages(data)
+    told = [check["name"] for part in parts for check in part["checks"]]
+    # What nobody has taken for a while is dropped, the oldest first.
+    assert told == [result.name for result in results][-len(told) :] or not told
+    assert [part["more"] for part in parts] == [True] * (len(parts) - 1) + [False]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.vectors.matching import matches
+from vmhb_conformance.matching import matches
 from vmhb_guest.session import Session
 from vmhb_guest.status import CheckResult, Status
 

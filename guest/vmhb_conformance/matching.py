@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a message that was sent is the one that a case expects."""
 
-from __future__ import annotations
-
 import math
 
 
 def matches(value: object, wanted: object) -> bool:
+    """Compare as the README of tests/vectors says: `$any`, `$absent`, objects by given keys."""
     if wanted == "$any":
         return value is not None
     if isinstance(wanted, dict):

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vmhb-conformance, as far as it needs no guest: rules, ports, mistakes of the user."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pty
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmhb_conformance import port, rules
+from vmhb_conformance.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+MODULES = sorted((ROOT / "guest/vmhb_conformance").glob("*.py"))
+CASES = [json.loads(line) for line in (ROOT / "tests/vectors/guest.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
+def test_it_needs_python_3_6_and_nothing_else(module: Path) -> None:
+    tree = ast.parse(module.read_text(), feature_version=(3, 6))
+    imported = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            imported.add((node.module or "").split(".")[0])
+    assert imported <= sys.stdlib_module_names - {"__future__", "dataclasses"}
+
+
+def test_the_rules_are_the_cases_that_a_live_guest_can_play() -> None:
+    names = {case["case"].partition(": ")[2] for case in CASES}
+    loaded = rules.load()
+    assert {rule.name for rule in loaded} <= names | {"a session begins with a full report"}
+    base = [case for case in CASES if case["case"].startswith("base:")]
+    in_need_of_results = [case for case in base if any("result" in step for step in case["steps"])]
+    assert len([rule for rule in loaded if rule.base]) == len(base) - len(in_need_of_results)
+    assert loaded[-1].stops, "whoever was stopped cannot be asked any more"
+
+
+def test_a_rule_that_is_optional_is_one_of_the_rules() -> None:
+    optional = [rule.optional for rule in rules.load() if rule.optional]
+    assert sorted(optional) == sorted(rules.OPTIONAL.values())
+
+
+def test_quick_leaves_out_what_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    everything = capsys.readouterr().out
+    assert main(["--list", "--quick", "--base"]) == 0
+    chosen = capsys.readouterr().out
+    assert "silence of 5 s leads back to init (10 s)" in everything
+    assert "silence" not in chosen.replace("host's silence", "")
+    assert "extension" in everything
+    assert "\nextension" not in chosen
+    assert set(chosen.splitlines()) < set(everything.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give the guest's port: --socket PATH, --tty PATH or --domain NAME"),
+        (["--socket", "/nonexistent"], "/nonexistent: No such file or directory"),
+        (["--tty", "/nonexistent"], "/nonexistent: No such file or directory"),
+        (["--socket", "x" * 200], "AF_UNIX path too long"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_without_libvirt_a_domain_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    assert main(["--domain", "vm1"]) == 2
+    assert "needs python3-libvirt; or give --socket PATH" in capsys.readouterr().err
+
+
+DOMAIN = """<domain><devices>
+<channel type='unix'><source mode='bind' path='/run/a'/><target type='virtio' name='a'/></channel>
+<channel type='unix'><target type='virtio' name='off'/></channel>
+<channel type='pty'><target type='guestfwd' address='10.0.2.1' port='4600'/></channel>
+</devices></domain>"""
+
+
+def test_a_domain_leads_to_its_ports_socket() -> None:
+    assert port.socket_in_xml(DOMAIN, "vm1", "a") == "/run/a"
+    with pytest.raises(port.PortError, match=r"has no channel b \(it has: a, off\)"):
+        port.socket_in_xml(DOMAIN, "vm1", "b")
+    with pytest.raises(port.PortError, match="is it running"):
+        port.socket_in_xml(DOMAIN, "vm1", "off")
+
+
+def test_a_tty_carries_bytes_as_they_are() -> None:
+    near, far = pty.openpty()
+    tty = port.TtyPort(os.ttyname(far))
+    tty.open()
+    tty.write(b"\n{}\r\n\x03")
+    assert os.read(near, 100) == b"\n{}\r\n\x03"
+    os.write(near, b"\r\n\x04x")
+    assert tty.read(1.0) == b"\r\n\x04x"
+    assert tty.read(0.0) == b""
+    tty.close()
+    os.close(near)
+    os.close(far)
+
+
+def test_the_vectors_and_the_schema_are_the_ones_that_are_installed() -> None:
+    for shown, installed in (
+        ("tests/vectors/guest.jsonl", "guest/vmhb_conformance/guest.jsonl"),
+        ("docs/protocol.schema.json", "guest/vmhb_conformance/protocol.schema.json"),
+    ):
+        assert (ROOT / shown).resolve() == ROOT / installed
