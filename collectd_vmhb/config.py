@@ -179,6 +179,12 @@ def _directory(value: object) -> Path:
     raise ValueError("an absolute path (one that begins with /) is allowed")
 
 
+def _socket(value: object) -> Path:
+    if isinstance(value, str) and Path(value).is_absolute() and len(value.encode()) <= 107:
+        return Path(value)
+    raise ValueError("an absolute path of at most 107 bytes (the kernel's limit) is allowed")
+
+
 _uri = _matching(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]*", "a libvirt URI such as qemu:///system")
 _port_name = _matching(
     r"[A-Za-z0-9_.-]{1,64}", "a port name of 1 to 64 letters, digits, dots, dashes or underscores"
@@ -192,6 +198,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "LibvirtUri": _Option("libvirt_uri", _uri),
     "Mode": _Option("mode", _mode),
     "StateDir": _Option("state_dir", _directory),
+    "ControlSocket": _Option("control_socket", _socket),
     "ChannelName": _Option("channel_name", _port_name),
     "ChannelsAllowed": _Option("channels_allowed", _port_name, several=True),
     "Interval": _Option("interval", _period),

@@ -10,7 +10,8 @@ Theory of operation
     beats in a row lead back. While silence is planned the VM is PAUSED and nothing counts.
     Whenever it begins to run it is ESTABLISHING: silence is forgiven until its grace period is
     over. After that it is held against a VM that was established before (it can answer, and does
-    not), and against no other: whoever never answered may have no agent.
+    not), and against no other: whoever never answered may have no agent. Boots that follow each
+    other without an answer are one: a VM that does nothing but boot is not forgiven for ever.
 
 Timing, in a VM with interval I, timeout t <= I and threshold k, counted from the hang:
     (k - 1) * I + t - RTT  <=  detection  <=  k * I + t + tick
@@ -138,32 +139,49 @@ class Detector:
         self.beats = 0
         #: Until then silence is forgiven to a VM that is ESTABLISHING.
         self.grace_until = 0.0
+        #: When the first of the boots began that no answer has followed yet.
+        self._boots_since = 0.0
         #: The VM answered before: it can, so its silence after the grace period is a failure.
         self.expected = False
+        #: It answered in this run of the VM, whatever its agent said since.
+        self._answered = False
 
     def start(self, now: float, grace: float, expected: bool) -> None:
         """The VM runs from now on; its silence is forgiven for ``grace`` seconds."""
         self._forgive(now + grace)
-        self.expected = expected
+        self._boots_since = now
+        self.expected = self._answered = expected
         self._apply(Signal.START)
 
     def reboot(self, now: float, grace: float) -> None:
-        """The guest boots again; whether an answer is expected stays as it was."""
-        self._forgive(now + grace)
+        """The guest boots again; if it answered in this run of the VM, it is expected to after it.
+
+        That its agent took its leave before, as it does in every orderly reboot, is no excuse.
+        Further boots without an answer are forgiven until the policy's grace period, counted from
+        the first, is over.
+        """
+        if self.health is not Health.ESTABLISHING:
+            self._boots_since = now
+        longest = max(grace, self.policy.grace_period)
+        until = min(now + grace, self._boots_since + longest)
+        if until > now:
+            self._forgive(until)
+        self.expected = self._answered
         self._apply(Signal.REBOOT)
 
     def resume_failed(self) -> None:
         """Goes on with a failure that was found before this process started."""
         self.health = Health.FAILED
-        self.expected = True
+        self.expected = self._answered = True
 
     def stop(self) -> None:
         """Silence is planned from now on."""
         self._apply(Signal.STOP)
 
     def exit(self, now: float, grace: float) -> None:
-        """The agent left on purpose: nobody has to answer until it is back."""
+        """The agent left on purpose: nobody has to answer until it is back, or a reboot."""
         self._forgive(now + grace)
+        self._boots_since = now
         self.expected = False
         self._apply(Signal.EXIT)
 
@@ -175,7 +193,7 @@ class Detector:
             if self.beats < self.policy.recovery_threshold:
                 self._apply(Signal.EARLY_BEAT)
                 return
-        self.expected = True
+        self.expected = self._answered = True
         self._apply(Signal.SICK_BEAT if sick else Signal.BEAT)
 
     def miss(self, now: float) -> None:

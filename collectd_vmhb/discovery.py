@@ -26,6 +26,14 @@ class Discovery:
     def __init__(self) -> None:
         self._known: dict[str, Domain] = {}
 
+    def known(self) -> list[Domain]:
+        """Returns the domains of this host (any thread)."""
+        return list(self._known.values())
+
+    def knows(self, uuid: str) -> bool:
+        """True for a domain of this host."""
+        return uuid in self._known
+
     def looked(self, uuid: str, domain: Domain | None) -> list[Change]:
         """Takes one domain as it is now, or None if libvirt does not have it."""
         before = self._known.get(uuid)

@@ -14,12 +14,13 @@ class DomainState(enum.Enum):
     """What libvirt says the domain does, as far as monitoring cares."""
 
     RUNNING = "running"
-    #: Suspended by somebody: by Nova's pause, for a snapshot, while migrating, on an I/O error.
+    #: Suspended by somebody: by Nova's pause, for a snapshot, while migrating.
     PAUSED = "paused"
     #: On its way down, by its own will.
+    #: Stopped by a failure, such as an I/O error or a panic: its silence is not planned.
+    BROKEN = "stopped by a failure"
     SHUTTING_DOWN = "shutting down"
     SHUT_OFF = "shut off"
-    CRASHED = "crashed"
 
 
 @dataclass(frozen=True)

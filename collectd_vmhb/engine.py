@@ -14,6 +14,7 @@ import heapq
 import itertools
 import logging
 import math
+import os
 import queue
 import secrets
 import selectors
@@ -23,8 +24,9 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Protocol, Union
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Union
 
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import Channel, ChannelError, retry_after
@@ -48,6 +50,7 @@ from collectd_vmhb.verdict import (
     FaultRaised,
     Severity,
 )
+from collectd_vmhb.view import Eyes, bystander, display_name, window_values
 from collectd_vmhb.wording import shown
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,8 @@ log = logging.getLogger(__name__)
 ATTACH_FAILURES_MAX = 3
 #: libvirt may be away that many seconds, as for its own restart, before the host is reported.
 LIBVIRT_AWAY_MAX = 60.0
+#: Whoever asks from another thread waits at most so many seconds for the loop.
+ASKING_MAX = 2.0
 NEVER = math.inf
 
 
@@ -80,7 +85,15 @@ class Saved:
     error: str | None
 
 
-Posted = Union[Finding, Saved]
+@dataclass(frozen=True)
+class Asked:
+    """Work that another thread wants done in the loop's; it takes the time and gives a result."""
+
+    work: Callable[[float], Any]
+    result: Future[Any] = field(default_factory=Future)
+
+
+Posted = Union[Finding, Saved, Asked]
 
 
 @dataclass(eq=False)
@@ -94,6 +107,8 @@ class Watch:
     #: When to try the channel again, and how often that failed in a row.
     connect_at: float = NEVER
     failures: int = 0
+    #: A VM that just started does not wait for those that were found running.
+    had_channel: bool = False
     attaching: bool = False
     attach_failures: int = 0
     #: The one entry of the heap that counts for this VM.
@@ -110,7 +125,7 @@ class Watch:
 
 
 class Engine:
-    """Runs the whole compute side; `post`, `samples` and `stop` may be called from any thread.
+    """Runs the whole compute side; what is not private may be called from any thread.
 
     Call `run` in a thread of its own. For ``save`` and ``notify`` see `Reporter`.
     """
@@ -126,12 +141,17 @@ class Engine:
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._wall = wall
+        self._began = wall()
         silent = settings.mode is not Mode.REPORT
         self._reporter = Reporter(settings.hold_down, save, notify, wall, silent)
         try:
             self._reporter.load(state, clock())
         except ValueError as error:
             log.error("starting with no open faults: %s", error)
+        if state.other_boot:
+            for uuid in self._reporter.instances():
+                self._reporter.close(uuid, "this host restarted")
         #: Who was established before this process, and in which run.
         self._earlier = dict(state.established)
         self._libvirt: Libvirt | None = None
@@ -156,6 +176,10 @@ class Engine:
         self._complete = False
         self._away_at = NEVER
         self._impairments: dict[str, str] = {}
+        for incident in self._reporter.incidents():
+            if incident.name == ENGINE_IMPAIRED:
+                # It goes on until this process finds it mended.
+                self._impairments[incident.reason] = incident.text
         #: VMs whose channel this process may not open.
         self._barred: set[str] = set()
 
@@ -171,6 +195,13 @@ class Engine:
         self._stopping.set()
         self._wake()
 
+    def flush(self) -> None:
+        """Lets out what was saved as the loop ended; call it after `run` and the last save."""
+        while not self._inbox.empty():
+            posted = self._inbox.get()
+            if isinstance(posted, Saved):
+                self._reporter.saved(posted.number)
+
     def samples(self) -> list[Sample]:
         """Returns the values of every VM and of the engine, as they are now."""
         watches = list(self._watches.values())
@@ -183,9 +214,65 @@ class Engine:
         for watch in watches:
             monitor = watch.monitor
             samples += vm_samples(
-                watch.uuid, monitor.health, monitor.current_rtt, asdict(monitor.counters)
+                watch.uuid,
+                monitor.health,
+                monitor.current_rtt,
+                asdict(monitor.counters),
+                self._reporter.window(watch.uuid) is not None,
             )
         return samples
+
+    def status(self) -> dict[str, Any]:
+        """Returns the state of the engine and a row for each VM, as JSON values."""
+        # Read here, as samples are: a thousand rows made by the loop would hold up the beats.
+        eyes = Eyes(self._clock(), self._wall())
+        reporter = self._reporter
+        faults = eyes.faults(reporter.incidents(), reporter.withheld())
+        window = reporter.window("")
+        return {
+            "engine": {
+                "pid": os.getpid(),
+                "since": self._began,
+                "mode": self._settings.mode.value,
+                "libvirt": self._libvirt_state(),
+                "awareness": self._awareness.score,
+                "maintenance": window and window_values(window),
+                "faults": faults.get("", []),
+            },
+            "vms": [
+                eyes.row(
+                    watch.domain,
+                    watch.monitor,
+                    faults.get(watch.uuid, []),
+                    reporter.window(watch.uuid),
+                )
+                for watch in list(self._watches.values())
+            ],
+            "unmonitored": [
+                bystander(domain, reporter.own_window(domain.uuid))
+                for domain in self._discovery.known()
+                if domain.uuid not in self._watches
+            ],
+        }
+
+    def explain(self, uuid: str) -> dict[str, Any]:
+        """Returns all that is known of one VM, as JSON values; LookupError for an unknown one."""
+        explained: dict[str, Any] = self._call(lambda now: self._explain(uuid, now))
+        return explained
+
+    def pause(self, uuid: str, seconds: float, reason: str) -> dict[str, Any]:
+        """Begins a maintenance of a VM, or of the host for "", and returns it as JSON values."""
+        begun: dict[str, Any] = self._call(lambda now: self._pause(uuid, seconds, reason, now))
+        return begun
+
+    def resume(self, uuid: str) -> None:
+        """Ends a maintenance before its time; LookupError if there is none."""
+        self._call(lambda now: self._resume(uuid, now))
+
+    def _call(self, work: Callable[[float], Any]) -> Any:
+        asked = Asked(work)
+        self.post(asked)
+        return asked.result.result(ASKING_MAX)
 
     def _wake(self) -> None:
         # Enough wake-ups wait already, or the loop has ended before the workers.
@@ -258,11 +345,15 @@ class Engine:
         if now >= self._scan_at:
             self._scan_at = now + self._settings.reconcile_interval
             self._ask.scan()
+            # Cleared by the scan: a daemon that hangs says nothing, not even that it is away.
+            self._suspect_libvirt(now)
         if now >= self._attach_at:
             self._attach_next(now)
         if now >= self._away_at:
             self._away_at = NEVER
-            self._impair("libvirt", "libvirt has been away for a minute: VMs cannot be found", now)
+            self._impair(
+                "libvirt", "libvirt has not answered for a minute: VMs cannot be found", now
+            )
         for fault in self._correlation.due(now):
             self._report(self._watches[fault.uuid].domain, fault, now)
         if now >= self._correlation.mass_until:
@@ -285,6 +376,8 @@ class Engine:
     def _on_posted(self, posted: Posted, now: float) -> None:
         if isinstance(posted, Saved):
             self._on_saved(posted, now)
+        elif isinstance(posted, Asked):
+            _answer(posted, now)
         elif isinstance(posted, Scanned):
             self._on_scanned(posted, now)
         elif isinstance(posted, Looked):
@@ -304,6 +397,8 @@ class Engine:
     # -- what libvirt says ------------------------------------------------------------------
 
     def _on_scanned(self, scanned: Scanned, now: float) -> None:
+        self._away_at = NEVER
+        self._mend("libvirt", now)
         for change in self._discovery.scanned(scanned.domains, scanned.unreadable):
             self._review_and_survive(change, now)
         for watch in list(self._watches.values()):
@@ -341,7 +436,7 @@ class Engine:
         self._judge_policy(domain, decision.problems, now)
         if decision.policy is None:
             self._forget(domain.uuid, "monitoring is switched off", now)
-        elif domain.domain_id is None or domain.state in _ENDED:
+        elif domain.domain_id is None or domain.state is DomainState.SHUT_OFF:
             self._forget(domain.uuid, "shut off", now)
         else:
             self._follow(domain, decision.policy, now)
@@ -360,11 +455,11 @@ class Engine:
         elif watch is None:
             watch = self._begin(domain, policy, False, now)
         watch.domain = domain
-        if domain.state is DomainState.RUNNING:
-            watch.monitor.resume(now)
-        else:
+        if domain.state in _PLANNED:
             watch.monitor.pause(now, domain.state.value)
-        self._provision(watch, now, fresh=self._complete and not same_run)
+        else:
+            watch.monitor.resume(now)
+        self._provision(watch, now, fresh=self._complete and not watch.had_channel)
         self._attend(watch, lambda watch, now: None, now)
 
     def _begin(self, domain: Domain, policy: Policy, expected: bool, now: float) -> Watch:
@@ -419,11 +514,39 @@ class Engine:
         self._report(domain, fault, now)
 
     def _on_reachable(self, reachable: Reachable, now: float) -> None:
-        if reachable.error is None:
-            self._away_at = NEVER
-            self._mend("libvirt", now)
-        elif self._away_at == NEVER and "libvirt" not in self._impairments:
+        if reachable.error is not None:
+            self._suspect_libvirt(now)
+
+    def _suspect_libvirt(self, now: float) -> None:
+        if self._away_at == NEVER and "libvirt" not in self._impairments:
             self._away_at = now + LIBVIRT_AWAY_MAX
+
+    # -- what the operator asks -------------------------------------------------------------
+
+    def _libvirt_state(self) -> str:
+        if self._away_at != NEVER or "libvirt" in self._impairments:
+            return "away"
+        return "connected" if self._complete else "not read yet"
+
+    def _explain(self, uuid: str, now: float) -> dict[str, Any]:
+        watch = self._watches.get(uuid)
+        if watch is None:
+            raise LookupError(f"no VM {shown(uuid)} is monitored here")
+        eyes = Eyes(now, self._wall())
+        faults = eyes.faults(self._reporter.incidents(), self._reporter.withheld())
+        return eyes.account(
+            watch.domain, watch.monitor, faults.get(uuid, []), self._reporter.window(uuid)
+        )
+
+    def _pause(self, uuid: str, seconds: float, reason: str, now: float) -> dict[str, Any]:
+        if uuid and not self._discovery.knows(uuid):
+            raise LookupError(f"no VM {shown(uuid)} is on this host")
+        return window_values(self._reporter.pause(uuid, seconds, reason, now))
+
+    def _resume(self, uuid: str, now: float) -> None:
+        if not self._reporter.resume(uuid, now):
+            whose = f"VM {shown(uuid)}" if uuid else "the host"
+            raise LookupError(f"{whose} has no maintenance of its own")
 
     # -- the channel ------------------------------------------------------------------------
 
@@ -462,7 +585,11 @@ class Engine:
         if watch is None:
             self._attach_at = NEVER
             return
-        self._ask.attach(watch.uuid, watch.policy.channel)
+        step = next_step(watch.domain, watch.policy.channel, self._settings.mode)
+        if watch.domain.state is DomainState.RUNNING and isinstance(step, Attach):
+            self._ask.attach(watch.uuid, watch.policy.channel)
+        else:
+            watch.attaching = False
         self._attach_at = now + 1.0 / self._settings.attach_rate
 
     def _on_attached(self, watch: Watch, attached: Attached, now: float) -> None:
@@ -488,6 +615,7 @@ class Engine:
         if watch.domain.state is not DomainState.RUNNING or not isinstance(step, Connect):
             return
         watch.channel = Channel(step.path)
+        watch.had_channel = True
         self._unbar(watch.uuid, now)
         watch.monitor.connected(now)
 
@@ -571,7 +699,8 @@ class Engine:
         if monitor.doubtful and not watch.doubted:
             # Perhaps it is not meant to run, and the event is still on its way.
             self._ask.look(watch.uuid)
-            self._note_missing(watch, now)
+            if self._reporter.window(watch.uuid) is None:
+                self._note_missing(watch, now)
         watch.doubted = monitor.doubtful
         if watch.channel is not None:
             reading = 0 if monitor.muted_until > now else selectors.EVENT_READ
@@ -616,11 +745,14 @@ class Engine:
 
     def _report(self, domain: Domain, event: FaultEvent, now: float) -> None:
         instance = domain.instance
-        name = instance.name if instance else domain.name
-        self._reporter.report(event, name, instance.project if instance else "", now)
+        project = instance.project if instance else ""
+        self._reporter.report(event, display_name(domain), project, now)
 
     def _on_saved(self, saved: Saved, now: float) -> None:
         if saved.error is None:
+            if "disk" in self._impairments:
+                # A receiver on the same disk may have lost something meanwhile.
+                self._reporter.handshake()
             self._mend("disk", now)
         else:
             # An alarm that may be repeated is better than none.
@@ -648,11 +780,20 @@ class Engine:
         self._reporter.report(event, "", "", now)
 
 
-_ENDED = frozenset({DomainState.SHUT_OFF, DomainState.CRASHED})
+#: States in which a guest is silent on purpose.
+_PLANNED = frozenset({DomainState.PAUSED, DomainState.SHUTTING_DOWN})
 #: Faults that the engine itself raises and clears; the others are the monitor's.
 _ENGINE_FAULTS = frozenset({BAD_POLICY, CANNOT_MONITOR})
 #: Faults that outlive a run of the VM.
 _POLICY_FAULTS = frozenset({BAD_POLICY})
+
+
+def _answer(asked: Asked, now: float) -> None:
+    try:
+        asked.result.set_result(asked.work(now))
+    except Exception as error:
+        # It is the asker's: the loop has other things in its inbox.
+        asked.result.set_exception(error)
 
 
 def _random_challenge() -> int:
@@ -660,4 +801,4 @@ def _random_challenge() -> int:
 
 
 def _name(domain: Domain) -> str:
-    return shown(domain.instance.name if domain.instance else domain.name)
+    return shown(display_name(domain))

@@ -42,8 +42,13 @@ _STATES = {
     libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
     libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.SHUTTING_DOWN,
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUT_OFF,
-    libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
+    libvirt.VIR_DOMAIN_CRASHED: DomainState.BROKEN,
 }
+#: Reasons for being paused that nobody wanted; on_crash=preserve leads to the last.
+_BROKEN = (
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
+)
 _LOOK_AGAIN = (
     libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
     libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
@@ -133,6 +138,7 @@ class Hypervisor:
     def stop(self) -> None:
         """Ends the workers within STOP_TIMEOUT each."""
         self._stopping.set()
+        libvirt.registerErrorHandler(None, None)
         self._looks.put(None)
         self._attaches.put(None)
         for thread in self._threads:
@@ -267,10 +273,13 @@ class Hypervisor:
 
     def _read(self, handle: libvirt.virDomain) -> Domain | None:
         """Reads one domain; None, said once, if its XML makes no sense."""
-        state = _STATES.get(handle.state()[0], DomainState.RUNNING)
+        state, reason = handle.state()[:2]
+        known = _STATES.get(state, DomainState.RUNNING)
+        if (state, reason) in _BROKEN:
+            known = DomainState.BROKEN
         number = handle.ID()
         try:
-            return parse_domain(handle.XMLDesc(), state, number if number >= 0 else None)
+            return parse_domain(handle.XMLDesc(), known, number if number >= 0 else None)
         except ValueError as error:
             if handle.UUIDString() not in self._unreadable:
                 self._unreadable.add(handle.UUIDString())

@@ -8,11 +8,12 @@ fault has been open for the hold-down time, so that a flapping VM makes one alar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from collectd_vmhb.verdict import FaultCleared, FaultRaised, Severity
+from collectd_vmhb.verdict import FaultCleared, FaultEvent, FaultRaised, Severity
 
 #: The reason for a clear that flapping may take back; any other clear is final at once.
 RECOVERED = "recovered"
@@ -43,15 +44,24 @@ class Ended:
     reason: str
 
 
+#: Open incidents of one instance, the held ones included: a guest chooses its checks' names.
+PER_INSTANCE_MAX = 80
+
+
 class Incidents:
-    """Holds the open incidents and says which of the monitors' events are news."""
+    """Holds the open incidents and says which of the monitors' events are news.
+
+    Good news, a recovery or a lower severity, is held back until the incident has been as it is
+    for the hold-down time. So no guest makes more than two notifications of a fault in that time.
+    """
 
     def __init__(self, hold_down: float, new_id: Callable[[], str]) -> None:
         self._hold_down = hold_down
         self._new_id = new_id
         self._open: dict[tuple[str, str], Incident] = {}
-        #: Recoveries that are held back: when they are due.
-        self._held: dict[tuple[str, str], float] = {}
+        self._count: Counter[str] = Counter()
+        #: Good news that is held back, and when it is due.
+        self._held: dict[tuple[str, str], tuple[float, FaultEvent]] = {}
 
     def open(self) -> list[Incident]:
         """Returns every open incident."""
@@ -62,8 +72,15 @@ class Incidents:
         return {
             name: incident.severity
             for (owner, name), incident in self._open.items()
-            if owner == uuid and (owner, name) not in self._held
+            if owner == uuid and not self._recovers((owner, name))
         }
+
+    def recovering(self, incident: Incident) -> bool:
+        """True while the recovery of an open incident is held back."""
+        return self._recovers((incident.uuid, incident.name))
+
+    def _recovers(self, key: tuple[str, str]) -> bool:
+        return key in self._held and isinstance(self._held[key][1], FaultCleared)
 
     def instances(self) -> set[str]:
         """Returns the instances that have open faults; "" stands for the host."""
@@ -72,29 +89,50 @@ class Incidents:
     def raised(
         self, event: FaultRaised, instance: str, project: str, now: float, wall: float
     ) -> Incident | None:
-        """Opens an incident, or changes its severity or reason; None if that says nothing new."""
+        """Opens an incident or changes its severity or reason; None if that is no news, or not yet.
+
+        None as well where the instance has PER_INSTANCE_MAX incidents already.
+        """
         key = event.uuid, event.name
         self._held.pop(key, None)
         known = self._open.get(key)
         if known is None:
-            incident = Incident(
-                id=self._new_id(),
-                uuid=event.uuid,
-                name=event.name,
-                severity=event.severity,
-                text=event.text,
-                since=wall - (now - event.since),
-                reason=event.reason,
-                details=event.details,
-                instance=instance,
-                project=project,
-                raised=now,
-            )
-        elif (known.severity, known.reason) != (event.severity, event.reason):
-            incident = replace(known, severity=event.severity, text=event.text, reason=event.reason)
-        else:
+            return self._begin(event, instance, project, now, wall)
+        if (known.severity, known.reason) == (event.severity, event.reason):
             return None
-        self._open[key] = incident
+        due = known.raised + self._hold_down
+        if known.severity is Severity.FAILURE is not event.severity and now < due:
+            self._held[key] = due, event
+            return None
+        return self._change(known, event, now)
+
+    def _begin(
+        self, event: FaultRaised, instance: str, project: str, now: float, wall: float
+    ) -> Incident | None:
+        if self._count[event.uuid] >= PER_INSTANCE_MAX:
+            return None
+        incident = Incident(
+            id=self._new_id(),
+            uuid=event.uuid,
+            name=event.name,
+            severity=event.severity,
+            text=event.text,
+            since=wall - (now - event.since),
+            reason=event.reason,
+            details=event.details,
+            instance=instance,
+            project=project,
+            raised=now,
+        )
+        self._count[event.uuid] += 1
+        self._open[event.uuid, event.name] = incident
+        return incident
+
+    def _change(self, known: Incident, event: FaultRaised, now: float) -> Incident:
+        incident = replace(
+            known, severity=event.severity, text=event.text, reason=event.reason, raised=now
+        )
+        self._open[event.uuid, event.name] = incident
         return incident
 
     def cleared(self, event: FaultCleared, now: float) -> Ended | None:
@@ -105,29 +143,37 @@ class Incidents:
             return None
         due = incident.raised + self._hold_down
         if event.reason == RECOVERED and now < due:
-            self._held[key] = due
+            self._held[key] = due, event
             return None
+        return self._end(key, event.reason)
+
+    def _end(self, key: tuple[str, str], reason: str) -> Ended:
         self._held.pop(key, None)
-        return Ended(self._open.pop(key), event.reason)
+        self._count[key[0]] -= 1
+        return Ended(self._open.pop(key), reason)
 
     def close(self, uuid: str, reason: str, keep: frozenset[str]) -> list[Ended]:
         """Ends everything of an instance that is not watched any more, but for ``keep``."""
         keys = [key for key in self._open if key[0] == uuid and key[1] not in keep]
-        for key in keys:
-            self._held.pop(key, None)
-        return [Ended(self._open.pop(key), reason) for key in keys]
+        return [self._end(key, reason) for key in keys]
 
     @property
     def deadline(self) -> float | None:
         """When `due` has something to return."""
-        return min(self._held.values(), default=None)
+        return min((at for at, _ in self._held.values()), default=None)
 
-    def due(self, now: float) -> list[Ended]:
-        """Ends the incidents whose held recovery has lasted."""
-        keys = [key for key, at in self._held.items() if at <= now]
-        for key in keys:
-            del self._held[key]
-        return [Ended(self._open.pop(key), RECOVERED) for key in keys]
+    def due(self, now: float) -> list[Ended | Incident]:
+        """Lets the good news out that has lasted: what ended, and what is less severe now."""
+        if not self._held:
+            return []
+        ready = [(key, event) for key, (at, event) in self._held.items() if at <= now]
+        return [self._release(key, event, now) for key, event in ready]
+
+    def _release(self, key: tuple[str, str], event: FaultEvent, now: float) -> Ended | Incident:
+        if isinstance(event, FaultCleared):
+            return self._end(key, RECOVERED)
+        del self._held[key]
+        return self._change(self._open[key], event, now)
 
     def dump(self) -> list[dict[str, Any]]:
         """Returns the open incidents as JSON values, for `load` in a later process."""
@@ -147,13 +193,20 @@ class Incidents:
             for i in self._open.values()
         ]
 
-    def load(self, dumped: list[dict[str, Any]], now: float) -> None:
+    def load(self, dumped: list[dict[str, Any]], now: float, wall: float) -> None:
         """Takes over what an earlier process left; raises ValueError for what is no dump."""
         try:
             incidents = [
-                Incident(**{**entry, "severity": Severity(entry["severity"]), "raised": now})
+                Incident(
+                    **{
+                        **entry,
+                        "severity": Severity(entry["severity"]),
+                        "raised": now - max(0.0, wall - entry["since"]),
+                    }
+                )
                 for entry in dumped
             ]
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a list of incidents: {error}") from None
         self._open = {(i.uuid, i.name): i for i in incidents}
+        self._count = Counter(i.uuid for i in incidents)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from collectd_vmhb.detector import Detector
+from collectd_vmhb.history import History
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.protocol import (
     Answered,
@@ -111,7 +112,8 @@ class Budget:
         """Takes units and tells whether they were there."""
         self._left = min(self._rate * BURST_SECONDS, self._left + (now - self._at) * self._rate)
         self._at = now
-        self._left -= units
+        # What one burst overdraws costs a second, not minutes.
+        self._left = max(self._left - units, -self._rate)
         return self._left >= 0
 
 
@@ -135,6 +137,8 @@ class Monitor:
     _complained = -math.inf
     _accused = -math.inf
     _misbehaves = False
+    #: When the agent's leave was last logged.
+    _left = -math.inf
 
     def __init__(
         self,
@@ -151,6 +155,7 @@ class Monitor:
         #: Round trip of the last beat in seconds; NaN before the first. See also `current_rtt`.
         self.rtt = math.nan
         self.checks: dict[str, Check] = {}
+        self.history = History()
         self._settings = settings
         self._phase = phase
         self._detector = Detector(policy)
@@ -198,7 +203,11 @@ class Monitor:
         """Planned silence is over."""
         if self.health is not Health.PAUSED:
             return
-        self._detector.start(now, self._settings.grace_after_resume, self._detector.expected)
+        grace = self._settings.grace_after_resume
+        if not self.established:
+            # Nova starts a VM paused: it is still to boot.
+            grace = max(grace, self._detector.grace_until - now)
+        self._detector.start(now, grace, self.established)
         self._schedule(now)
         self._settle(now, "resumed")
 
@@ -211,7 +220,8 @@ class Monitor:
         """The channel's host end is connected: a new stream begins."""
         self._connected = True
         self._heard = now
-        self._unanswered = 0
+        # A published client can need a line to wake up; more would only pile up unread.
+        self._unanswered = min(self._unanswered, UNANSWERED_MAX - 2)
         self._probes = 0
         self._sessionless = 0
         self._session.connected()
@@ -257,6 +267,7 @@ class Monitor:
             self._session.withdraw()
             self._due = None
             self.counters.misses += 1
+            self.history.exchanged(self._sent, math.nan)
             self._detector.miss(now)
         if self._due is None and now >= self._next_challenge:
             self._challenge(now)
@@ -278,6 +289,28 @@ class Monitor:
     def established(self) -> bool:
         """True once the VM has answered in this run, so that it is expected to."""
         return self._detector.expected
+
+    @property
+    def connected_now(self) -> bool:
+        """True between `connected` and `disconnected`."""
+        return self._connected
+
+    @property
+    def way(self) -> str:
+        """How far the way to the guest is open, for people."""
+        if not self._connected:
+            return "not connected"
+        return "session open" if self._session.open else "connected, no session"
+
+    @property
+    def misses_in_a_row(self) -> int:
+        """Challenges in a row that were not answered and count."""
+        return self._detector.misses
+
+    @property
+    def grace_until(self) -> float:
+        """Until then silence is forgiven while the VM is establishing."""
+        return self._detector.grace_until
 
     @property
     def doubtful(self) -> bool:
@@ -325,7 +358,8 @@ class Monitor:
             return
         self._next_challenge = _on_grid(now + PROBE_DELAY + self._phase * self.policy.interval)
 
-    def _challenge(self, now: float) -> None:
+    def _challenge(self, now: float) -> float:
+        """Asks, if there is somebody to ask, and returns when that counts as missed."""
         if self._session.open or self.established:
             period = self._interval
             timeout = min(self.policy.timeout, period) * self._stretch
@@ -341,6 +375,7 @@ class Monitor:
         self._next_challenge += period
         if self._next_challenge <= now:
             self._next_challenge = _on_grid(now + period)
+        return self._due
 
     # -- what the guest said ----------------------------------------------------------------
 
@@ -350,16 +385,23 @@ class Monitor:
         self._report = set() if self._named_checks else None
         if self.health is Health.PAUSED:
             return
+        asked = self._due
         # Acknowledgement and first challenge go out together, as the published ends do.
         self._next_challenge = _on_grid(now)
-        self._challenge(now)
-        if not self.established and self._due is not None:
-            self._due = max(self._due, now + FIRST_ANSWER)
+        due = self._challenge(now)
+        if not self.established:
+            due = max(due, now + FIRST_ANSWER)
+        elif asked is not None:
+            # Who only ever asks for sessions does not answer: that challenge can still be missed.
+            due = min(due, asked)
+        self._due = due
 
     def _on_exit(self, event: Closed, now: float) -> None:
         self._detector.exit(now, self._settings.grace_after_reboot)
         self.obstacle = "the guest's agent said that it leaves"
-        log.info("%s: the guest's agent leaves: %s", self.uuid, event.reason)
+        if now - self._left > COMPLAINT_PEACE:
+            log.info("%s: the guest's agent leaves: %s", self.uuid, event.reason)
+            self._left = now
         self._probes = 0
         self._schedule(now)
 
@@ -375,6 +417,7 @@ class Monitor:
         else:
             self.counters.beats += 1
             self.rtt = now - self._sent
+            self.history.exchanged(self._sent, self.rtt)
             self._answered = now
             self._due = None
             self._postponed = False
@@ -461,6 +504,8 @@ class Monitor:
 
     def _settle(self, now: float, why: str) -> None:
         """Turns the difference between the open and the wanted faults into events."""
+        if self._detector.health is not self.history.health:
+            self.history.turned(self._detector.health, now)
         wanted = self._wanted(now)
         if wanted == self._open:
             return

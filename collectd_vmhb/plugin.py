@@ -12,6 +12,7 @@ What collectd's Python host asks of a plugin (facts measured with collectd 5.12)
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import queue
 import resource
 import threading
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import collectd
 
 from collectd_vmhb.config import ConfigError, read_settings
+from collectd_vmhb.control import ControlError, ControlServer, answer
 from collectd_vmhb.publish import MESSAGE_MAX, PLUGIN, Note, cut
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import (
@@ -135,8 +137,10 @@ class Plugin:
         self._engine: Engine | None = None
         self._hypervisor: Hypervisor | None = None
         self._saver: StateSaver | None = None
+        self._control: ControlServer | None = None
         self._thread: threading.Thread | None = None
         self._dispatcher = Dispatcher()
+        self._listener: logging.handlers.QueueListener | None = None
 
     def config(self, config: collectd.Config) -> None:
         """Reads the ``<Module vmhb>`` block; a wrong one leaves the plugin off."""
@@ -188,6 +192,8 @@ class Plugin:
 
     def shutdown(self) -> None:
         """Ends every thread within a bounded time: collectd would wait for ever."""
+        if self._control is not None:
+            self._control.stop(STOP_TIMEOUT)
         if self._engine is not None and self._thread is not None:
             self._engine.stop()
             self._thread.join(STOP_TIMEOUT)
@@ -195,9 +201,22 @@ class Plugin:
             self._hypervisor.stop()
         if self._saver is not None:
             self._saver.stop(STOP_TIMEOUT)
+            if self._engine is not None:
+                self._engine.flush()
             self._dispatcher.stop(STOP_TIMEOUT)
+        if self._listener is not None:
+            self._listener.stop()
+            _log_through(*self._listener.handlers)
         if self._lock is not None:
             self._lock.release()
+
+    def _log_from_a_thread(self) -> None:
+        """Keeps the engine from waiting for collectd's log, which may be on a slow disk."""
+        records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        direct = logging.getLogger("collectd_vmhb").handlers[:]
+        self._listener = logging.handlers.QueueListener(records, *direct)
+        self._listener.start()
+        _log_through(logging.handlers.QueueHandler(records))
 
     def _off(self, problems: list[str]) -> None:
         for problem in problems:
@@ -230,7 +249,20 @@ class Plugin:
         )
         for worker in (self._saver, self._dispatcher, self._thread, self._hypervisor):
             worker.start()
+        try:
+            self._control = ControlServer(
+                settings.control_socket, lambda line: answer(engine, line)
+            )
+            self._control.start()
+        except (ControlError, OSError) as error:
+            # Heartbeats need no operator.
+            log.error("%s", error)
+        self._log_from_a_thread()
         log.info("watching %s, mode %s", settings.libvirt_uri, settings.mode.value)
+
+
+def _log_through(*handlers: logging.Handler) -> None:
+    logging.getLogger("collectd_vmhb").handlers[:] = handlers
 
 
 def _off_note(problem: str) -> Note:
@@ -252,7 +284,7 @@ def _raise_descriptor_limit() -> None:
 def register() -> None:
     """Registers one Plugin with collectd; called once, when collectd imports this module."""
     root = logging.getLogger("collectd_vmhb")
-    root.addHandler(CollectdLog())
+    _log_through(CollectdLog())
     root.setLevel(logging.INFO)
     root.propagate = False
     plugin = Plugin()

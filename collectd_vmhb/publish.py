@@ -114,9 +114,18 @@ def handshake_notes(incidents: Sequence[Incident], handshake: str, wall: float) 
     ]
 
 
-def vm_samples(uuid: str, health: Health, rtt: float, counters: Mapping[str, int]) -> list[Sample]:
+def vm_samples(
+    uuid: str,
+    health: Health,
+    rtt: float,
+    counters: Mapping[str, int],
+    maintenance: bool = False,
+) -> list[Sample]:
     """Returns the values of one VM; the names are listed in docs/operations.md."""
-    samples = [Sample(uuid, "gauge", "health", HEALTH_NUMBER[health])]
+    samples = [
+        Sample(uuid, "gauge", "health", HEALTH_NUMBER[health]),
+        Sample(uuid, "gauge", "maintenance", float(maintenance)),
+    ]
     if not math.isnan(rtt):
         samples.append(Sample(uuid, "latency", "heartbeat", rtt))
     return samples + [Sample(uuid, "derive", name, count) for name, count in counters.items()]

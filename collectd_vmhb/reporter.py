@@ -8,14 +8,18 @@ it under the same incident, and none that never was on disk can stay open for ev
 from __future__ import annotations
 
 import logging
+import math
 import uuid as uuids
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from collectd_vmhb.incidents import Ended, Incidents
+from collectd_vmhb.incidents import Ended, Incident, Incidents
+from collectd_vmhb.maintenance import HOST, Maintenance, Window, Withheld
 from collectd_vmhb.publish import OPEN_FAULTS, Note, ended_note, fault_note, handshake_notes
 from collectd_vmhb.state import State
-from collectd_vmhb.verdict import FaultEvent, FaultRaised, Severity
+from collectd_vmhb.verdict import FaultCleared, FaultEvent, FaultRaised, Severity
+from collectd_vmhb.wording import shown
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class Reporter:
         self._wall = wall
         self._silent = silent
         self._incidents = Incidents(hold_down, _new_id)
+        self._maintenance = Maintenance()
         self._runs: dict[str, int] = {}
         self._unsaved: deque[tuple[int, Note]] = deque()
         self._fresh: list[Note] = []
@@ -58,11 +63,12 @@ class Reporter:
     def load(self, state: State, now: float) -> None:
         """Takes over what the last engine left; raises ValueError if that makes no sense."""
         self._runs = dict(state.established)
-        self._incidents.load(state.incidents, now)
+        self._maintenance.load(state.maintenance, now, self._wall())
+        self._incidents.load(state.incidents, now, self._wall())
 
     def of(self, uuid: str) -> Mapping[str, Severity]:
-        """Returns the open faults of one instance, or of the host for ""."""
-        return self._incidents.of(uuid)
+        """Returns the faults of one instance, or of the host for "", told or withheld."""
+        return {**self._incidents.of(uuid), **self._maintenance.of(uuid)}
 
     def instances(self) -> set[str]:
         """Returns the instances with open faults."""
@@ -71,20 +77,61 @@ class Reporter:
     def report(self, event: FaultEvent, instance: str, project: str, now: float) -> None:
         """Takes one fault event of a VM, or of the host if its ``uuid`` is empty."""
         if isinstance(event, FaultRaised):
+            if self._maintenance.withhold(event, instance, project):
+                return
             incident = self._incidents.raised(event, instance, project, now, self._wall())
             if incident is not None:
                 self._say(fault_note(incident, self._wall()))
                 words = f" (the guest says: {event.guest_text})" if event.guest_text else ""
                 log.warning("%s%s", self._fresh[-1].message, words)
         else:
+            self._maintenance.cleared(event)
             ended = self._incidents.cleared(event, now)
             if ended is not None:
                 self._end(ended)
 
     def close(self, uuid: str, reason: str, keep: frozenset[str] = frozenset()) -> None:
         """Ends what is open against a VM that is not watched any more, but for ``keep``."""
+        self._maintenance.close(uuid, keep)
         for ended in self._incidents.close(uuid, reason, keep):
             self._end(ended)
+
+    def pause(self, uuid: str, seconds: float, reason: str, now: float) -> Window:
+        """Begins a maintenance of one VM, or of the host with all its VMs for ""."""
+        window = self._maintenance.begin(uuid, seconds, reason, now, self._wall())
+        self._changed = True
+        log.info("%s: maintenance for %.0f s: %s", _whose(uuid), seconds, shown(reason))
+        for incident in self._incidents.open():
+            if uuid not in (HOST, incident.uuid):
+                continue
+            if not self._incidents.recovering(incident):
+                fault = _as_event(incident, now, self._wall())
+                self._maintenance.withhold(fault, incident.instance, incident.project)
+            self._end_now(incident, "maintenance", now)
+        return window
+
+    def resume(self, uuid: str, now: float) -> bool:
+        """Ends a maintenance before its time; False if there is none."""
+        ended = self._maintenance.end(uuid)
+        if ended:
+            self._back(uuid, now)
+        return ended
+
+    def window(self, uuid: str) -> Window | None:
+        """Returns the maintenance that covers an instance, or the host for "" (any thread)."""
+        return self._maintenance.window(uuid)
+
+    def own_window(self, uuid: str) -> Window | None:
+        """Returns the maintenance of this very VM, whatever covers the host (any thread)."""
+        return self._maintenance.own_window(uuid)
+
+    def incidents(self) -> list[Incident]:
+        """Returns the open incidents (any thread)."""
+        return self._incidents.open()
+
+    def withheld(self) -> list[Withheld]:
+        """Returns the faults that a maintenance keeps from being raised (any thread)."""
+        return self._maintenance.withheld()
 
     def established(self, uuid: str, run: int | None, now: float) -> None:
         """Notes in which run a VM is established, or that it is not."""
@@ -119,12 +166,20 @@ class Reporter:
     def deadline(self) -> float | None:
         """When `turn` has something to do by itself."""
         times = [at for at in (self._incidents.deadline, self._quiet_save_at) if at is not None]
+        if self._maintenance.deadline < math.inf:
+            times.append(self._maintenance.deadline)
         return min(times, default=None)
 
     def turn(self, now: float) -> None:
         """Ends held recoveries that are due and has everything new saved; call it often."""
-        for ended in self._incidents.due(now):
-            self._end(ended)
+        for news in self._incidents.due(now):
+            if isinstance(news, Ended):
+                self._end(news)
+            else:
+                self._say(fault_note(news, self._wall()))
+        if now >= self._maintenance.deadline:
+            for uuid in self._maintenance.due(now):
+                self._back(uuid, now)
         quiet = self._quiet_save_at is not None and now >= self._quiet_save_at
         if not self._changed and not quiet:
             return
@@ -133,7 +188,10 @@ class Reporter:
         self._fresh.clear()
         self._changed = False
         self._quiet_save_at = None
-        self._save(self._number, State(self._incidents.dump(), dict(self._runs)))
+        self._save(
+            self._number,
+            State(self._incidents.dump(), dict(self._runs), self._maintenance.dump()),
+        )
 
     def saved(self, number: int) -> None:
         """Lets everything out that was part of the save of this number, or of an earlier one."""
@@ -142,6 +200,20 @@ class Reporter:
             if not self._silent or note.type_instance == OPEN_FAULTS:
                 self._notify(note)
 
+    def _back(self, uuid: str, now: float) -> None:
+        """A maintenance is over: what nothing covers any more is raised anew."""
+        self._changed = True
+        log.info("%s: maintenance is over", _whose(uuid))
+        for withheld in self._maintenance.released():
+            fault = withheld.fault
+            fault = replace(fault, text=f"{fault.text} (found before the maintenance ended)")
+            self.report(fault, withheld.instance, withheld.project, now)
+
+    def _end_now(self, incident: Incident, reason: str, now: float) -> None:
+        ended = self._incidents.cleared(FaultCleared(incident.uuid, incident.name, reason), now)
+        if ended is not None:
+            self._end(ended)
+
     def _end(self, ended: Ended) -> None:
         self._say(ended_note(ended, self._wall()))
         log.info("%s", self._fresh[-1].message)
@@ -149,3 +221,20 @@ class Reporter:
     def _say(self, note: Note) -> None:
         self._fresh.append(note)
         self._changed = True
+
+
+def _as_event(incident: Incident, now: float, wall: float) -> FaultRaised:
+    """Returns the event that would raise an incident again."""
+    return FaultRaised(
+        incident.uuid,
+        incident.name,
+        incident.severity,
+        incident.text,
+        since=now - (wall - incident.since),
+        reason=incident.reason,
+        details=incident.details,
+    )
+
+
+def _whose(uuid: str) -> str:
+    return f"VM {uuid}" if uuid else "this host"

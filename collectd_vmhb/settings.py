@@ -31,6 +31,8 @@ class Settings:
     libvirt_uri: str = "qemu:///system"
     mode: Mode = Mode.REPORT
     state_dir: Path = Path("/var/lib/vmhb")
+    #: Where the command `vmhb` finds the engine.
+    control_socket: Path = Path("/run/vmhb/control.sock")
 
     #: Port name used when the flavor names none, and the names a flavor may choose from.
     channel_name: str = "org.openstack.vmhb.0"

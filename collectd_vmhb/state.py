@@ -29,11 +29,15 @@ class State:
     """Open incidents (as `Incidents.dump` gives them), and in which run a VM was established.
 
     ``established`` maps an instance UUID to libvirt's domain id: a VM that answered in this very
-    run is expected to answer an engine that comes back.
+    run is expected to answer an engine that comes back. ``maintenance`` is what
+    `Maintenance.dump` gives; a file of an engine before it has none.
     """
 
     incidents: list[dict[str, Any]] = field(default_factory=list)
     established: dict[str, int] = field(default_factory=dict)
+    maintenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: It was saved before this host booted: no VM runs on from then.
+    other_boot: bool = False
 
 
 class StateLock:
@@ -80,7 +84,12 @@ class StateFile:
             if fields["format"] != FORMAT:
                 raise ValueError(f"format {fields['format']}, expected {FORMAT}")
             established = {str(uuid): int(run) for uuid, run in fields["established"].items()}
-            return State(list(fields["incidents"]), established)
+            maintenance = dict(fields.get("maintenance", {}))
+            other_boot = fields.get("boot") != _boot_id()
+            if other_boot:
+                # libvirt counts its domains anew: an equal number is another run.
+                established = {}
+            return State(list(fields["incidents"]), established, maintenance, other_boot)
         except FileNotFoundError:
             return State()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -97,7 +106,13 @@ class StateFile:
     def save(self, state: State) -> None:
         """Replaces the file durably; raises OSError, and then the old one is still whole."""
         content = json.dumps(
-            {"format": FORMAT, "incidents": state.incidents, "established": state.established},
+            {
+                "format": FORMAT,
+                "incidents": state.incidents,
+                "established": state.established,
+                "maintenance": state.maintenance,
+                "boot": _boot_id(),
+            },
             indent=1,
         )
         fresh = self._path.with_suffix(".json.new")
@@ -112,6 +127,11 @@ class StateFile:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _boot_id() -> str:
+    """Returns what tells one boot of this host from another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 class StateSaver:

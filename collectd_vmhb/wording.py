@@ -13,10 +13,10 @@ SHOWN_MAX = 64
 _RESEMBLANCE = 0.75
 
 
-def shown(text: str) -> str:
-    """Make foreign text fit for a log line: at most ``SHOWN_MAX`` printable characters."""
-    printable = "".join(char if char.isprintable() else "?" for char in text[:SHOWN_MAX])
-    return printable if len(text) <= SHOWN_MAX else printable[:-3] + "..."
+def shown(text: str, longest: int = SHOWN_MAX) -> str:
+    """Make foreign text fit for a log line: at most ``longest`` printable characters."""
+    printable = "".join(char if char.isprintable() else "?" for char in text[:longest])
+    return printable if len(text) <= longest else printable[:-3] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

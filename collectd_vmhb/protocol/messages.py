@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, NoReturn, Union
 
+from collectd_vmhb.protocol.lines import BASE_MAX_LINE
+
 VERSION = 3
 REVISION = 1
 
@@ -38,7 +40,7 @@ _UNESCAPED_ANSWER = re.compile(
     r'[^{}\[\]]*?"heartbeat_response"\s*:\s*(?P<response>\d{1,10})\s*,'
     r'\s*"heartbeat_health"\s*:\s*"(?P<health>healthy|unhealthy)"\s*,'
     r'\s*"corrective_action"\s*:\s*"[a-z_]{1,31}"\s*,'
-    r'\s*"log_msg"\s*:\s*"(?P<log>.*?)"?\s*\}?\s*',
+    r'\s*"log_msg"\s*:\s*"(?P<log>.*)',
     re.DOTALL,
 )
 
@@ -156,14 +158,15 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _rescue(text: str, error: Exception) -> ChallengeResponse:
-    match = _UNESCAPED_ANSWER.fullmatch(text)
+    # Only that client's lines, which are short: a search in a long one could take seconds.
+    match = _UNESCAPED_ANSWER.fullmatch(text) if len(text) <= BASE_MAX_LINE else None
     if match is None or int(match["version"]) < VERSION:
         reason = "nested too deep" if isinstance(error, RecursionError) else "not JSON"
         raise ProtocolError(reason) from None
     return ChallengeResponse(
         response=int(match["response"]),
         healthy=match["health"] == "healthy",
-        log_msg=clean_text(match["log"], TEXT_MAX),
+        log_msg=clean_text(match["log"].rstrip().removesuffix("}").rstrip('"'), TEXT_MAX),
         report=None,
         well_formed=False,
     )

@@ -77,6 +77,7 @@ LoadPlugin python
   <Module vmhb>
     LibvirtUri "{uri}"
     StateDir "{here}/state"
+    ControlSocket "{here}/run/control.sock"
     {settings}
   </Module>
 </Plugin>
@@ -181,9 +182,9 @@ class Node:
         process = self._process = self._run(["-f"] if foreground else [], conf)
         if not foreground:
             assert process.wait(10) == 0, self.log()
-            self._wait(lambda: (self.directory / "node.pid").exists(), "no pid file")
+            self.wait(lambda: (self.directory / "node.pid").exists(), "no pid file")
         self.pid = process.pid if foreground else int((self.directory / "node.pid").read_text())
-        self._wait(self.answers, "collectd does not answer")
+        self.wait(self.answers, "collectd does not answer")
 
     def gate(self, more: str = "") -> tuple[int, str]:
         """Runs ``collectd -T`` beside the daemon, on the same state; returns status and log."""
@@ -244,7 +245,7 @@ class Node:
     def _gone(self) -> None:
         if self._process is not None and self._process.pid == self.pid:
             self._process.wait(10)
-        self._wait(lambda: not Path(f"/proc/{self.pid}").exists(), "collectd does not end", 10.0)
+        self.wait(lambda: not Path(f"/proc/{self.pid}").exists(), "collectd does not end", 10.0)
         self.pid = 0
 
     # -- what can be seen of it -------------------------------------------------------------
@@ -317,12 +318,12 @@ class Node:
             ]
             return bool(found)
 
-        self._wait(look, f"no {fault} of severity {severity}", timeout)
+        self.wait(look, f"no {fault} of severity {severity}", timeout)
         return found[0]
 
     def wait_health(self, vm: Vm, health: int, timeout: float = 6.0) -> None:
         """Returns when the gauge ``health`` of a VM has this value."""
-        self._wait(
+        self.wait(
             lambda: self.value(vm, "gauge-health") == health,
             f"VM {vm.name} does not get health {health}",
             timeout,
@@ -331,12 +332,13 @@ class Node:
     def wait_established(self, vm: Vm) -> None:
         """Returns when the disk knows that a VM was established."""
         state = self.directory / "state/engine.json"
-        self._wait(
+        self.wait(
             lambda: state.exists() and vm.uuid in json.loads(state.read_text())["established"],
             f"VM {vm.name} is not established",
         )
 
-    def _wait(self, ready: Callable[[], bool], failure: str, timeout: float = 6.0) -> None:
+    def wait(self, ready: Callable[[], bool], failure: str, timeout: float = 6.0) -> None:
+        """Returns when something is so; fails with ``failure`` if it never is."""
         deadline = time.monotonic() + timeout
         while not ready():
             assert time.monotonic() < deadline, (

@@ -291,6 +291,18 @@ def test_libvirt_that_stays_away_is_a_fault_of_the_host(
     node.engine.post(Reachable("Connection refused"))
     node.wait_said("engine-impaired", "failure", "")
     node.engine.post(Reachable(None))
+    node.see()
+    node.wait_said("engine-impaired", "okay", "")
+
+
+def test_libvirt_that_answers_nothing_at_all_is_a_fault_of_the_host(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LIBVIRT_AWAY_MAX", 0.2)
+    node = start(replace(SETTINGS, reconcile_interval=0.1))
+    node.see()
+    node.wait_said("engine-impaired", "failure", "")
+    node.see()
     node.wait_said("engine-impaired", "okay", "")
 
 

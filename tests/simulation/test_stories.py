@@ -311,3 +311,37 @@ def test_a_guest_that_speaks_while_it_is_paused_is_not_asked() -> None:
     world.run(60)
     assert world.monitor.health is Health.PAUSED
     assert world.monitor.counters.misses == 0
+
+
+def test_an_orderly_reboot_that_never_ends_is_found_after_its_grace_period() -> None:
+    world = healthy_world(grace_after_reboot=120.0)
+    world.guest.stop("reboot")
+    world._settle()
+    world.run(0.1)
+    world.freeze()
+    world.monitor.rebooted(world.now)
+    world.run(400)
+    (found,) = world.raised(HEARTBEAT_LOST)
+    assert 120 <= found <= 10 + 120 + 6 + 1
+
+
+def test_a_guest_that_only_asks_for_sessions_does_not_answer() -> None:
+    world = healthy_world()
+    world.freeze()
+    init = b'{"version":3,"msg_type":"init","invocation_id":1,"heartbeat_interval_ms":1000}\n'
+    for _ in range(30):
+        world.run(0.8)
+        world._to_host(init)
+    assert world.raised(HEARTBEAT_LOST)
+
+
+def test_a_vm_that_starts_paused_still_has_its_time_to_boot() -> None:
+    world = World(replace(POLICY, required=True, grace_period=300.0))
+    world.start()
+    world.monitor.pause(world.now, "paused")
+    world.run(2)
+    world.monitor.resume(world.now)
+    world.run(290)
+    assert world.faults == []
+    world.run(20)
+    assert world.raised(NOT_ESTABLISHED)

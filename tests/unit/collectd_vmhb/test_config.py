@@ -44,6 +44,7 @@ EVERY_KEY: dict[str, tuple[tuple[object, ...], object]] = {
     "LibvirtUri": (("test:///node.xml",), "test:///node.xml"),
     "Mode": (("Observe",), Mode.OBSERVE),
     "StateDir": (("/srv/vmhb",), Path("/srv/vmhb")),
+    "ControlSocket": (("/srv/vmhb.sock",), Path("/srv/vmhb.sock")),
     "ChannelName": (("a.b-c_0",), "a.b-c_0"),
     "ChannelsAllowed": (("cgcs.heartbeat", "a.b-c_0"), ("cgcs.heartbeat", "a.b-c_0")),
     "Interval": ((2.0,), 2.0),
@@ -132,6 +133,11 @@ BAD_LINES: list[tuple[Line, str]] = [
     (
         ("StateDir", "var/lib/vmhb"),
         'StateDir "var/lib/vmhb": an absolute path (one that begins with /) is allowed',
+    ),
+    (
+        ("ControlSocket", "/run/" + "x" * 103),
+        f'ControlSocket "/run/{"x" * 56}...": an absolute path of at most 107 bytes '
+        f"(the kernel's limit) is allowed",
     ),
     (("ChannelName", "a/b"), f'ChannelName "a/b": {PORT_NAME}'),
     (("ChannelName", "a" * 65), f'ChannelName "{"a" * 61}...": {PORT_NAME}'),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectd_vmhb.incidents import RECOVERED, Incidents
+from collectd_vmhb.incidents import PER_INSTANCE_MAX, RECOVERED, Ended, Incident, Incidents
 from collectd_vmhb.verdict import FaultCleared, FaultRaised, Severity
 
 HOLD = 30.0
@@ -67,6 +67,7 @@ def test_a_recovery_within_the_hold_down_is_held_back_until_it_has_lasted() -> N
     assert table.deadline == 130.0
     assert table.due(129.9) == []
     (ended,) = table.due(130.0)
+    assert isinstance(ended, Ended)
     assert (ended.incident.id, ended.reason) == ("incident-1", RECOVERED)
     assert table.open() == []
     assert table.deadline is None
@@ -131,7 +132,7 @@ def test_a_dump_survives_json_and_goes_on_as_the_same_incidents() -> None:
     before, after = incidents(), incidents()
     before.raised(raised(details={"beats": "3"}), "wéb", "p-1", 0.0, 1e9)
     before.raised(raised("", "engine-impaired", WARNING), "", "", 0.0, 1e9)
-    after.load(json.loads(json.dumps(before.dump())), now=500.0)
+    after.load(json.loads(json.dumps(before.dump())), now=500.0, wall=1e9)
     assert after.dump() == before.dump()
     assert after.raised(raised(), "wéb", "p-1", 501.0, 2e9) is None
     ended = after.cleared(cleared(), 500.0 + HOLD)
@@ -146,7 +147,7 @@ def test_a_dump_survives_json_and_goes_on_as_the_same_incidents() -> None:
 def test_what_is_no_dump_is_a_value_error(dumped: list[Any]) -> None:
     table = incidents()
     with pytest.raises(ValueError, match=r"."):
-        table.load(dumped, 0.0)
+        table.load(dumped, 0.0, 0.0)
     assert table.open() == []
 
 
@@ -169,7 +170,7 @@ def test_whatever_happens_each_fault_has_at_most_one_incident_that_begins_and_en
     used: set[str] = set()
     for (step, (uuid, name), extra), passed in story:
         now += passed
-        ends = table.due(now)
+        ends = [news for news in table.due(now) if isinstance(news, Ended)]
         if step == "raise":
             incident = table.raised(raised(uuid, name, extra), "", "", now, now)
             if incident is not None and (uuid, name) not in told:
@@ -188,7 +189,7 @@ def test_whatever_happens_each_fault_has_at_most_one_incident_that_begins_and_en
         elif step == "reload":
             dumped = table.dump()
             fresh = Incidents(hold_down, table._new_id)
-            fresh.load(dumped, now)
+            fresh.load(dumped, now, now)
             table = fresh
         for ended in ends:
             assert (
@@ -199,3 +200,29 @@ def test_whatever_happens_each_fault_has_at_most_one_incident_that_begins_and_en
             told.setdefault((incident.uuid, incident.name), incident.id)
         assert {(i.uuid, i.name): i.id for i in table.open()} == told
         assert table.deadline is None or table.deadline > now - 1e-9
+
+
+def test_a_lower_severity_waits_for_the_hold_down_and_a_higher_one_does_not() -> None:
+    table = incidents(30.0)
+    table.raised(raised("vm", "check.app", Severity.WARNING), "", "", 0.0, 0.0)
+    up = table.raised(raised("vm", "check.app", Severity.FAILURE), "", "", 1.0, 1.0)
+    assert up is not None
+    for at in range(2, 30):
+        assert table.raised(raised("vm", "check.app", Severity.WARNING), "", "", at, at) is None
+        assert table.raised(raised("vm", "check.app", Severity.FAILURE), "", "", at, at) is None
+    table.raised(raised("vm", "check.app", Severity.WARNING), "", "", 30.0, 30.0)
+    (down,) = table.due(31.0)
+    assert isinstance(down, Incident)
+    assert down.severity is Severity.WARNING
+    assert table.deadline is None
+
+
+def test_one_instance_cannot_have_faults_without_end() -> None:
+    table = incidents(30.0)
+    for number in range(1000):
+        table.raised(raised("vm", f"check.{number}", Severity.FAILURE), "", "", 0.0, 0.0)
+        table.cleared(cleared("vm", f"check.{number}", "recovered"), 0.0)
+    assert len(table.open()) == PER_INSTANCE_MAX
+    assert table.raised(raised("other", "check.a", Severity.FAILURE), "", "", 0.0, 0.0)
+    table.due(100.0)
+    assert table.raised(raised("vm", "check.new", Severity.FAILURE), "", "", 100.0, 100.0)

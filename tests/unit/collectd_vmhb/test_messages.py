@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -183,3 +184,14 @@ def test_what_we_send_is_one_framed_line_of_ascii() -> None:
     assert sent.endswith(b"}\n")
     assert sent.count(b"\n") == 2
     assert sent.isascii()
+
+
+@pytest.mark.timeout(10)
+def test_no_line_makes_the_reader_search_for_long() -> None:
+    answer = UNESCAPED % ("healthy", "%s")
+    blanks = answer[:-2] % (" " * 500 + "x")
+    repeated = '{"version":3,' + '"msg_type":"challenge_response",' * 500
+    for line in (blanks, repeated, blanks * 20):
+        for _ in range(200):
+            with contextlib.suppress(ProtocolError):
+                decode(line.encode())

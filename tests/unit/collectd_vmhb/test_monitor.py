@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -13,65 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collectd_vmhb.monitor import BASE_PERIOD_MAX, CHECKS_MAX, MUTE, Monitor
-from collectd_vmhb.policy import Policy
 from collectd_vmhb.protocol.messages import CHECKS_MAX as CHECKS_PER_REPORT
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.verdict import FaultRaised, Health, Severity
-
-POLICY = Policy(1.0, 0.9, 5, 3, 300.0, False, "org.openstack.vmhb.0")
-INIT = b'{"version":3,"msg_type":"init","invocation_id":7,"heartbeat_interval_ms":1000%s}\n'
-VMHB = b',"vmhb":{"caps":["checks"],"max_line":16384}'
-
-
-class Peer:
-    """A monitor, its clock, and a guest that says what a test wants it to say."""
-
-    def __init__(self, policy: Policy = POLICY) -> None:
-        numbers = itertools.count(1)
-        self.now = 0.0
-        self.monitor = Monitor("uuid", policy, Settings(), lambda: next(numbers))
-        self.monitor.start(0.0, policy.grace_period, expected=False)
-        self.monitor.connected(0.0)
-        self.challenge = 0
-        self.sent: list[float] = []
-        self.faults: list[str] = []
-
-    def open(self, extended: bool = False) -> None:
-        self.say(INIT % (VMHB if extended else b""))
-
-    def say(self, data: bytes) -> None:
-        self.monitor.receive(data, self.now)
-        self.collect()
-
-    def answer(self, **extra: object) -> None:
-        fields = {
-            "version": 3,
-            "msg_type": "challenge_response",
-            "heartbeat_response": self.challenge,
-            "heartbeat_health": "healthy",
-            **extra,
-        }
-        self.say(json.dumps(fields).encode() + b"\n")
-
-    def collect(self) -> None:
-        for line in self.monitor.data_to_send().splitlines():
-            message = json.loads(line or "{}")
-            if message.get("msg_type") == "challenge":
-                self.challenge = message["heartbeat_challenge"]
-                self.sent.append(self.now)
-        for event in self.monitor.events():
-            self.faults.append(("+" if isinstance(event, FaultRaised) else "-") + event.name)
-
-    def live(self, seconds: float, answering: bool = True) -> None:
-        until = self.now + seconds
-        while self.monitor.deadline <= until:
-            self.now = max(self.now, self.monitor.deadline)
-            sent = len(self.sent)
-            self.monitor.tick(self.now)
-            self.collect()
-            if answering and len(self.sent) > sent:
-                self.answer()
-        self.now = until
+from tests.unit.collectd_vmhb.peer import POLICY, Peer
 
 
 def test_a_guest_without_our_extension_is_asked_at_least_every_four_seconds() -> None:
@@ -193,3 +137,20 @@ def test_no_guest_can_raise_an_error_or_a_lost_heartbeat_by_talking(data: list[b
     for chunk in data:
         peer.say(chunk + b"\n")
     assert "+heartbeat-lost" not in peer.faults
+
+
+def test_the_last_exchanges_and_the_change_of_health_are_remembered() -> None:
+    peer = Peer()
+    peer.open()
+    peer.answer()
+    peer.live(20)
+    well = peer.monitor.history
+    assert well.health is Health.HEALTHY
+    assert well.since < 1.0
+    assert all(rtt == 0.0 for _, rtt in well.exchanges())
+    peer.live(7, answering=False)
+    assert well.health is Health.FAILED
+    assert 24.0 < well.since < 27.0
+    assert [math.isnan(rtt) for _, rtt in well.exchanges()][-5:] == [True] * 5
+    sent = [at for at, _ in well.exchanges()]
+    assert sent == peer.sent[-11:-1], "the last challenge is still open"

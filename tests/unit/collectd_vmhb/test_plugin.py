@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any, Callable
 
 import pytest
 
+from collectd_vmhb.control import ask
 from collectd_vmhb.publish import Note
 from collectd_vmhb.state import StateLock
 from tests.fakes import collectd
@@ -47,7 +49,12 @@ def _daemon(plugin: ModuleType) -> collectd.Daemon:
 
 
 def start(daemon: collectd.Daemon, state_dir: Path, **keys: Any) -> None:
-    given = {"LibvirtUri": NOWHERE, "StateDir": str(state_dir), **keys}
+    given = {
+        "LibvirtUri": NOWHERE,
+        "StateDir": str(state_dir),
+        "ControlSocket": str(state_dir / "control.sock"),
+        **keys,
+    }
     daemon.configure("vmhb", *(Config(key, [value]) for key, value in given.items()))
     daemon.init()
 
@@ -79,10 +86,15 @@ def test_importing_registers_under_our_name_and_starts_nothing(daemon: collectd.
 
 def test_threads_live_from_init_to_shutdown(daemon: collectd.Daemon, tmp_path: Path) -> None:
     # collectd forks between config and init: a thread from before would be dead.
-    daemon.configure("vmhb", Config("LibvirtUri", [NOWHERE]), Config("StateDir", [str(tmp_path)]))
+    keys = {
+        "LibvirtUri": NOWHERE,
+        "StateDir": str(tmp_path),
+        "ControlSocket": f"{tmp_path}/control.sock",
+    }
+    daemon.configure("vmhb", *(Config(key, [value]) for key, value in keys.items()))
     assert ours() == set()
     daemon.init()
-    assert {"vmhb-engine", "vmhb-dispatch", "vmhb-state"} <= ours()
+    assert {"vmhb-engine", "vmhb-dispatch", "vmhb-state", "vmhb-control"} <= ours()
     daemon.shutdown()
     assert ours() == set()
     assert errors(daemon) == ""
@@ -220,6 +232,39 @@ def test_a_state_directory_that_cannot_be_used_is_told(
     assert "StateDir" in errors(daemon)
     assert "Traceback" not in errors(daemon)
     assert ours() == set()
+
+
+@pytest.mark.parametrize("obstacle", ["file", "served"])
+def test_without_a_control_socket_the_engine_runs_all_the_same(
+    daemon: collectd.Daemon, tmp_path: Path, obstacle: str
+) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        if obstacle == "served":
+            other.bind(str(path))
+            other.listen()
+        else:
+            path.write_text("precious")
+        start(daemon, tmp_path / "state", ControlSocket=str(path))
+        assert len(daemon.lines(collectd.LOG_ERR)) == 1
+        assert f"no control socket at {path}" in errors(daemon)
+        assert "vmhb-engine" in ours()
+        daemon.shutdown()
+    assert path.exists()
+
+
+def test_the_socket_of_a_dead_engine_is_replaced_and_goes_with_ours(
+    daemon: collectd.Daemon, tmp_path: Path
+) -> None:
+    path = tmp_path / "run" / "control.sock"
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    start(daemon, tmp_path, ControlSocket=str(path))
+    assert ask(str(path), {"command": "status"})["vms"] == []
+    daemon.shutdown()
+    assert errors(daemon) == ""
+    assert not path.exists()
 
 
 def test_a_state_that_is_none_is_set_aside_and_the_engine_runs(

@@ -123,11 +123,14 @@ def test_a_vm_has_its_health_its_counters_and_a_round_trip_once_there_was_one() 
     silent = vm_samples(UUID, Health.ESTABLISHING, math.nan, counters)
     assert silent == [
         Sample(UUID, "gauge", "health", 1),
+        Sample(UUID, "gauge", "maintenance", 0),
         Sample(UUID, "derive", "beats", 3),
         Sample(UUID, "derive", "misses", 1),
     ]
     answered = vm_samples(UUID, Health.HEALTHY, 0.002, counters)
     assert Sample(UUID, "latency", "heartbeat", 0.002) in answered
+    worked_on = vm_samples(UUID, Health.FAILED, math.nan, counters, maintenance=True)
+    assert Sample(UUID, "gauge", "maintenance", 1) in worked_on
 
 
 def test_every_health_has_a_number_of_its_own() -> None:

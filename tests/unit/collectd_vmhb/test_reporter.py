@@ -21,11 +21,12 @@ class World:
     def __init__(self, hold_down: float = 0.0, reporting: bool = True) -> None:
         self.saves: list[tuple[int, State]] = []
         self.heard: list[Note] = []
+        self.wall = 1e9
         self.reporter = Reporter(
             hold_down,
             lambda number, state: self.saves.append((number, state)),
             self.heard.append,
-            lambda: 1e9,
+            lambda: self.wall,
             silent=not reporting,
         )
 
@@ -221,3 +222,116 @@ def test_what_the_guest_says_is_logged_and_does_not_leave_the_host(
     assert "(the guest says: password is hunter2)" in caplog.text
     assert "hunter2" not in repr(world.heard)
     assert "hunter2" not in repr(world.saves)
+
+
+# -- maintenance ----------------------------------------------------------------------------
+
+
+def told(world: World) -> list[tuple[str, str]]:
+    world.turn()
+    if world.saves:
+        world.disk_is_done()
+    return world.said()
+
+
+@pytest.mark.parametrize("whose", ["vm", ""])
+def test_maintenance_closes_what_is_open_and_raises_nothing(whose: str) -> None:
+    world = World(hold_down=30.0)
+    world.raised()
+    assert told(world) == [(LOST, "failure")]
+    world.reporter.pause(whose, 60.0, "a new disk", 1.0)
+    world.raised(name="check.app", now=2.0)
+    assert told(world) == [(LOST, "failure"), (LOST, "okay")]
+    assert world.heard[-1].meta["reason"] == "maintenance"
+    assert world.saves[-1][1].maintenance[whose]["reason"] == "a new disk"
+    assert set(world.reporter.of("vm")) == {LOST, "check.app"}
+
+
+def test_maintenance_of_one_vm_leaves_the_others_alone() -> None:
+    world = World()
+    world.raised("other")
+    world.reporter.pause("vm", 60.0, "a new disk", 1.0)
+    world.raised("another", now=2.0)
+    assert told(world) == [(LOST, "failure"), (LOST, "failure")]
+
+
+def test_what_still_holds_at_the_end_of_maintenance_is_raised_anew_and_once() -> None:
+    world = World()
+    world.raised()
+    world.raised(name="check.app")
+    told(world)
+    world.heard.clear()
+    world.wall += 1.0
+    world.reporter.pause("vm", 60.0, "a new disk", 1.0)
+    world.cleared(name="check.app", now=10.0)
+    told(world)
+    first = {note.meta["incident"] for note in world.heard}
+    world.heard.clear()
+    assert world.reporter.deadline == 61.0
+    world.turn(60.9)
+    assert not world.saves[-1][1].incidents
+    world.wall += 60.0
+    world.turn(61.0)
+    world.disk_is_done()
+    (note,) = world.heard
+    assert (note.type_instance, note.severity) == (LOST, "failure")
+    assert note.meta["incident"] not in first
+    assert note.meta["since"] == 1e9
+    assert world.saves[-1][1].maintenance == {}
+    world.turn(200.0)
+    world.raised(now=200.0)
+    world.disk_is_done()
+    assert len(world.heard) == 1
+
+
+def test_the_end_of_one_window_does_not_end_the_other() -> None:
+    world = World()
+    world.reporter.pause("", 100.0, "new firmware", 0.0)
+    world.reporter.pause("vm", 60.0, "a new disk", 0.0)
+    world.raised(now=1.0)
+    world.turn(61.0)
+    world.disk_is_done()
+    assert world.said() == []
+    assert world.reporter.resume("", 62.0)
+    world.turn(62.0)
+    world.disk_is_done()
+    assert world.said() == [(LOST, "failure")]
+
+
+def test_a_recovery_that_was_held_back_does_not_come_back_after_maintenance() -> None:
+    world = World(hold_down=30.0)
+    world.raised()
+    world.cleared(now=1.0)
+    world.reporter.pause("vm", 60.0, "a new disk", 2.0)
+    assert world.reporter.resume("vm", 3.0)
+    assert told(world) == [(LOST, "failure"), (LOST, "okay")]
+    assert not world.reporter.resume("vm", 4.0)
+
+
+def test_a_vm_that_goes_in_maintenance_leaves_nothing_behind() -> None:
+    world = World()
+    world.reporter.pause("vm", 60.0, "a new host", 0.0)
+    world.raised()
+    world.reporter.close("vm", "gone from this host")
+    world.turn(61.0)
+    assert told(world) == []
+
+
+def test_maintenance_outlives_a_restart_but_not_its_end() -> None:
+    before = World()
+    before.reporter.pause("vm", 60.0, "a new disk", 0.0)
+    before.turn()
+    state = State(maintenance=json.loads(json.dumps(before.saves[-1][1].maintenance)))
+    after = World()
+    after.reporter.load(state, 500.0)
+    after.raised(now=501.0)
+    after.turn(559.9)
+    assert after.saves == []
+    after.turn(560.0)
+    after.disk_is_done()
+    assert after.said() == [(LOST, "failure")]
+
+
+def test_what_is_no_maintenance_is_said() -> None:
+    with pytest.raises(ValueError, match="maintenance"):
+        World().reporter.load(State(maintenance={"vm": {}}), 0.0)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from collectd_vmhb import state as state_module
 from collectd_vmhb.state import State, StateError, StateFile, StateLock, StateSaver
 
-SOME = State([{"id": "i-1", "uuid": "vm", "text": "é"}], {"vm": 7})
+WORK = {"begun": 1e9, "until": 1e9 + 60, "reason": "a new disk"}
+SOME = State([{"id": "i-1", "uuid": "vm", "text": "é"}], {"vm": 7}, {"vm": WORK})
 
 
 def test_what_was_saved_is_loaded_by_the_next_engine(tmp_path: Path) -> None:
@@ -19,6 +21,23 @@ def test_what_was_saved_is_loaded_by_the_next_engine(tmp_path: Path) -> None:
 
 def test_a_first_start_has_no_state(tmp_path: Path) -> None:
     assert StateFile(tmp_path).load() == State()
+
+
+def test_a_file_from_before_there_was_maintenance_is_read(tmp_path: Path) -> None:
+    text = '{"format": 1, "incidents": [{"id": "i-1"}], "established": {"vm": 7}}'
+    (tmp_path / "engine.json").write_text(text)
+    assert StateFile(tmp_path).load() == State([{"id": "i-1"}], {}, {}, other_boot=True)
+
+
+def test_after_a_boot_of_the_host_no_vm_is_in_the_run_it_was_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StateFile(tmp_path).save(SOME)
+    monkeypatch.setattr(state_module, "_boot_id", lambda: "another boot")
+    loaded = StateFile(tmp_path).load()
+    assert loaded.other_boot
+    assert loaded.established == {}
+    assert loaded.incidents == SOME.incidents
 
 
 def test_a_save_replaces_the_file_and_never_writes_into_it(tmp_path: Path) -> None:
@@ -52,6 +71,7 @@ def test_a_save_that_fails_leaves_the_old_state_whole(tmp_path: Path) -> None:
         b'{"format": 1, "incidents": [], "established": []}',
         b'{"format": 1, "incidents": [], "established": {"vm": "x"}}',
         b'{"format": 1, "incidents": []}',
+        b'{"format": 1, "incidents": [], "established": {}, "maintenance": 3}',
         b"\xff\xfe",
     ],
 )

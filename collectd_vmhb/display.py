@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine says of itself and its VMs (JSON values) -> text for a terminal.
+
+Times are Unix time, shown in the local zone. Names and words of guests are shown printable.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from collectd_vmhb.wording import shown
+
+Values = Mapping[str, Any]
+
+#: Longest text of a guest or a fault on a line.
+TEXT_MAX = 300
+
+#: What to do about a fault, by its name; ``check.`` stands for every check.
+NEXT = {
+    "heartbeat-lost": "look at the VM's console: a panic, no memory, no I/O? If the channel is "
+    "closed, is QEMU there, and may collectd connect?",
+    "check.": "ask the VM's owner; the check's own words stand below",
+    "not-established": "is the agent in the image, does it run, does it open the port of this "
+    "name? In the guest: vmhb-guest --check-config",
+    "cannot-monitor": "do as the fault says: the image lacks hw_qemu_guest_agent=yes, or "
+    "something else has the channel",
+    "bad-policy": "correct the flavor as the fault says; VMs that exist keep the old one until "
+    "they are resized",
+    "guest-misbehaves": "find out what the VM runs on that port; heartbeats go on meanwhile",
+    "engine-impaired": "do as the fault says; until then VMs of this host are not wholly watched",
+}
+
+
+def status(said: Values, now: float) -> str:
+    """Returns the engine in a few lines, and a table of VMs."""
+    engine, vms = said["engine"], said["vms"]
+    healths = Counter(vm["health"] for vm in vms)
+    counts = ", ".join(f"{count} {health}" for health, count in healths.most_common())
+    lines = [
+        f"engine       mode {engine['mode']}, libvirt {engine['libvirt']}, awareness "
+        f"{engine['awareness']} of 8, process {engine['pid']}, up {span(now - engine['since'])}",
+        f"VMs          {len(vms)} monitored" + (f": {counts}" if counts else ""),
+    ]
+    if engine["maintenance"]:
+        lines.append(f"maintenance  the whole host, {_window(engine['maintenance'])}")
+    lines += [
+        f"maintenance  VM {shown(vm['name'])}, which does not run, {_window(vm['maintenance'])}"
+        for vm in said["unmonitored"]
+        if vm["maintenance"]
+    ]
+    for fault in engine["faults"]:
+        lines += _fault(fault, now)
+    if vms:
+        lines += ["", table(sorted(vms, key=lambda vm: str(vm["name"])), now)]
+    return "\n".join(lines)
+
+
+def table(vms: Sequence[Values], now: float) -> str:
+    """Returns a line for each VM below a line of heads."""
+    rows = [["VM", "UUID", "HEALTH", "FOR", "MAINTENANCE", "RTT", "MISSES", "OPEN FAULTS"]]
+    for vm in vms:
+        since, window = vm["since"], vm["maintenance"]
+        rows.append(
+            [
+                shown(vm["name"]),
+                vm["uuid"],
+                vm["health"],
+                "-" if since is None else span(now - since),
+                f"until {clock(window['until'])}" if window else "-",
+                "-" if vm["rtt"] is None else milliseconds(vm["rtt"]),
+                str(vm["misses"]),
+                ", ".join(map(_fault_name, vm["faults"])) or "-",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
+
+
+def account(vm: Values, now: float) -> str:
+    """Returns all that is known of one VM, the most urgent first."""
+    domain, channel = vm["domain"], vm["channel"]
+    lines = [
+        f"VM {shown(vm['name'])}  {vm['uuid']}",
+        f"health       {_health(vm, now)}",
+    ]
+    if vm["maintenance"]:
+        lines.append(f"maintenance  {_window(vm['maintenance'])}")
+    obstacle = f" ({shown(channel['obstacle'], TEXT_MAX)})" if channel["obstacle"] else ""
+    lines += [
+        f"channel      {channel['name']}: {channel['state']}{obstacle}",
+        f"domain       {domain['name']}, {domain['state']}, libvirt's id {domain['id']}; "
+        f"project {shown(domain['project']) or '-'}, flavor {shown(domain['flavor']) or '-'}",
+        f"policy       {_policy(vm['policy'])}",
+        f"counters     {', '.join(f'{name} {n}' for name, n in vm['counters'].items())}",
+        "",
+        "Faults" if vm["faults"] else "Faults: none",
+    ]
+    for fault in vm["faults"]:
+        lines += _fault(fault, now)
+    checks = vm["checks"]
+    lines += ["", "Health checks" if checks else "Health checks: none reported"]
+    lines += [
+        f"  {check['name']}: {check['status']}  {shown(check['text'], TEXT_MAX)}".rstrip()
+        for check in checks
+    ]
+    return "\n".join([*lines, "", *_exchanges(vm["exchanges"])])
+
+
+def _health(vm: Values, now: float) -> str:
+    words = str(vm["health"])
+    if vm["since"] is not None:
+        words += f" since {clock(vm['since'])} ({span(now - vm['since'])})"
+    if vm["misses_in_a_row"]:
+        words += f", {vm['misses_in_a_row']} misses in a row"
+    if vm["health"] == "establishing":
+        if not vm["established"]:
+            words += ", has not answered in this run"
+        grace = vm["grace_until"]
+        if grace is not None and grace > now:
+            words += f", silence is forgiven for {span(grace - now)}"
+    return words
+
+
+def _policy(policy: Values) -> str:
+    required = ", must answer" if policy["required"] else ""
+    return (
+        f"every {policy['interval']:g} s, answer within {policy['timeout']:g} s; "
+        f"{policy['miss_threshold']} misses in a row are a failure, "
+        f"{policy['recovery_threshold']} answers the recovery{required}"
+    )
+
+
+def _window(window: Values) -> str:
+    return f"until {clock(window['until'])}: {shown(window['reason'], TEXT_MAX)}"
+
+
+def _fault_name(fault: Values) -> str:
+    return str(fault["name"]) if fault["incident"] else f"({fault['name']})"
+
+
+def _fault(fault: Values, now: float) -> list[str]:
+    since, name = fault["since"], fault["name"]
+    known = "" if since is None else f" since {clock(since)} ({span(now - since)})"
+    incident = fault["incident"]
+    what = f"incident {incident}" if incident else "not raised: maintenance"
+    return [
+        f"  {name}, {fault['severity']}{known}, {what}",
+        f"    why:  {shown(fault['text'], TEXT_MAX)}",
+        f"    next: {NEXT['check.' if name.startswith('check.') else name]}",
+    ]
+
+
+def _exchanges(exchanges: Sequence[Values]) -> list[str]:
+    if not exchanges:
+        return ["Last exchanges: none"]
+    lines = ["Last exchanges, the newest last"]
+    for exchange in exchanges:
+        at, rtt = exchange["at"], exchange["rtt"]
+        moment = f"{clock(at)}.{int(at % 1 * 1000):03d}"
+        lines.append(f"  {moment}  {'unanswered' if rtt is None else milliseconds(rtt)}")
+    rtts = [exchange["rtt"] for exchange in exchanges if exchange["rtt"] is not None]
+    if rtts:
+        low, middle, high = min(rtts), statistics.median(rtts), max(rtts)
+        lines.append(
+            f"Round trips of these: {milliseconds(low)} to {milliseconds(high)}, "
+            f"median {milliseconds(middle)}"
+        )
+    return lines
+
+
+def clock(moment: float) -> str:
+    """Returns a moment as local date and time, for a person."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def span(seconds: float) -> str:
+    """Returns a duration in its two largest units."""
+    left = max(0, round(seconds))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def milliseconds(seconds: float) -> str:
+    """Returns a round trip."""
+    return f"{seconds * 1000:.1f} ms"

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator is shown of a VM, as JSON values; times are Unix time, durations seconds; pure.
+
+What stands for "none" is null: JSON has no NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from collectd_vmhb.domain import Domain
+from collectd_vmhb.incidents import Incident
+from collectd_vmhb.maintenance import Window, Withheld
+from collectd_vmhb.monitor import Monitor
+
+Values = dict[str, Any]
+
+
+class Eyes:
+    """Looks at VMs in one moment: ``now`` is the monotonic clock's, ``wall`` is Unix time."""
+
+    def __init__(self, now: float, wall: float) -> None:
+        self._now = now
+        self._wall = wall
+
+    def row(
+        self, domain: Domain, monitor: Monitor, faults: list[Values], window: Window | None
+    ) -> Values:
+        """Returns what the table of all VMs has of one."""
+        return {
+            "uuid": domain.uuid,
+            "name": display_name(domain),
+            "health": monitor.health.value,
+            "since": self._date(monitor.history.since),
+            "maintenance": window and window_values(window),
+            "rtt": _number(monitor.current_rtt),
+            "misses": monitor.counters.misses,
+            "faults": faults,
+        }
+
+    def account(
+        self, domain: Domain, monitor: Monitor, faults: list[Values], window: Window | None
+    ) -> Values:
+        """Returns all that is known of one VM."""
+        policy = monitor.policy
+        return {
+            **self.row(domain, monitor, faults, window),
+            "domain": {
+                "name": domain.name,
+                "state": domain.state.value,
+                "id": domain.domain_id,
+                "project": domain.instance.project if domain.instance else "",
+                "flavor": domain.instance.flavor if domain.instance else "",
+            },
+            "channel": {
+                "name": policy.channel,
+                "state": monitor.way,
+                "obstacle": _obstacle(domain, monitor),
+            },
+            "policy": asdict(policy),
+            "established": monitor.established,
+            "misses_in_a_row": monitor.misses_in_a_row,
+            "grace_until": self._date(monitor.grace_until),
+            "counters": asdict(monitor.counters),
+            "exchanges": [
+                {"at": self._date(sent), "rtt": _number(rtt)}
+                for sent, rtt in monitor.history.exchanges()
+            ],
+            "checks": [
+                {"name": check.name, "status": check.status.value, "text": check.text}
+                for check in sorted(monitor.checks.values(), key=lambda check: check.name)
+            ],
+        }
+
+    def faults(
+        self, incidents: Iterable[Incident], withheld: Iterable[Withheld]
+    ) -> dict[str, list[Values]]:
+        """Returns the faults of each instance, raised ones with their incident."""
+        faults: dict[str, list[Values]] = {}
+        for incident in incidents:
+            values = _fault(incident.name, incident.severity.value, incident.text)
+            values.update(since=incident.since, incident=incident.id)
+            faults.setdefault(incident.uuid, []).append(values)
+        for kept in withheld:
+            fault = kept.fault
+            values = _fault(fault.name, fault.severity.value, fault.text)
+            values.update(since=self._date(fault.since), incident=None)
+            faults.setdefault(fault.uuid, []).append(values)
+        return faults
+
+    def _date(self, moment: float) -> float | None:
+        return _number(self._wall - (self._now - moment))
+
+
+def display_name(domain: Domain) -> str:
+    """Returns what the VM is called: by its user, or by libvirt where Nova is silent."""
+    return domain.instance.name if domain.instance else domain.name
+
+
+def bystander(domain: Domain, window: Window | None) -> Values:
+    """Returns what is shown of a VM that is not monitored; ``window`` is its own."""
+    return {
+        "uuid": domain.uuid,
+        "name": display_name(domain),
+        "maintenance": window and window_values(window),
+    }
+
+
+def window_values(window: Window) -> Values:
+    """Returns a maintenance as JSON values."""
+    return {"until": window.until, "reason": window.reason}
+
+
+def _obstacle(domain: Domain, monitor: Monitor) -> str | None:
+    """Says why a VM is not connected, as far as that is known."""
+    if monitor.connected_now:
+        return None
+    if all(channel.name != monitor.policy.channel for channel in domain.channels):
+        return "the domain has no such channel"
+    return monitor.obstacle
+
+
+def _fault(name: str, severity: str, text: str) -> Values:
+    return {"name": name, "severity": severity, "text": text}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `vmhb` in front of a control socket, or of none."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collectd_vmhb.cli import find, main, seconds
+from collectd_vmhb.control import ControlError, ControlServer
+
+
+def vm(number: int, name: str) -> dict[str, Any]:
+    return {
+        "uuid": f"6ba7b810-9dad-41d1-80b4-{number:012d}",
+        "name": name,
+        "health": "healthy",
+        "since": None,
+        "maintenance": None,
+        "rtt": 0.0017,
+        "misses": 0,
+        "faults": [],
+    }
+
+
+VMS = [vm(1, "web"), vm(2, "twin"), vm(3, "twin"), vm(4, "database")]
+ENGINE = {"mode": "report", "libvirt": "connected", "awareness": 0, "pid": 1, "since": 0.0}
+OFF = {"uuid": "6ba7b810-9dad-41d1-80b4-000000000005", "name": "off", "maintenance": None}
+STATUS: dict[str, Any] = {
+    "engine": {**ENGINE, "maintenance": None, "faults": []},
+    "vms": VMS,
+    "unmonitored": [OFF],
+}
+
+
+class Served:
+    """A control socket that knows VMS, and what it was asked beyond that."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[dict[str, Any]] = []
+        self.server = ControlServer(path, self.reply)
+        self.server.start()
+
+    def reply(self, line: bytes) -> dict[str, Any]:
+        request = json.loads(line)
+        if request["command"] == "status":
+            return {"ok": STATUS}
+        self.asked.append(request)
+        return {"ok": {"until": 1.7e9}}
+
+    def run(self, *arguments: str) -> int:
+        return main(["--socket", str(self.path), *arguments])
+
+
+@pytest.fixture(name="engine")
+def _engine(tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path / "control.sock")
+    yield served
+    served.server.stop(5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90s", 90), ("15m", 900), ("1h", 3600), ("2d", 172800), ("1h30m", 5400)],
+)
+def test_durations_are_read_with_their_units(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "60", "1 h", "h", "-1h", "1.5h", "1w", "nan"])
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="1h30m"):
+        seconds(text)
+
+
+def test_a_vm_is_found_by_name_or_by_uuid_in_either_case() -> None:
+    assert find(STATUS, "web") == VMS[0]
+    assert find(STATUS, VMS[2]["uuid"].upper()) == VMS[2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("databaze", "no VM databaze is monitored on this host; did you mean database"),
+        ("nothing-like-it", "vmhb status lists"),
+        ("off", "VM off is on this host and not monitored"),
+        (OFF["uuid"], "not monitored"),
+        ("twin", f"2 VMs are named twin: take one of {VMS[1]['uuid']}, {VMS[2]['uuid']}"),
+        ("we\x1b[1m", r"no VM we?[1m is"),
+    ],
+)
+def test_a_vm_that_is_not_to_be_found_is_said_with_a_hint(wanted: str, words: str) -> None:
+    with pytest.raises(ControlError) as caught:
+        find(STATUS, wanted)
+    assert words in str(caught.value)
+
+
+def test_status_shows_every_vm_by_name(engine: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert engine.run("status") == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert names == ["database", "twin", "twin", "web"]
+
+
+def test_status_of_one_vm_for_machines(engine: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert engine.run("status", "--json", "web") == 0
+    assert json.loads(capsys.readouterr().out) == {**STATUS, "vms": [VMS[0]]}
+
+
+def test_pause_and_resume_say_whom_they_mean(
+    engine: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert engine.run("pause", "web", "--for", "1h", "--reason", "a new disk") == 0
+    assert engine.run("pause", "--host", "--for", "2h", "--reason", "new firmware") == 0
+    assert engine.run("resume", "web") == 0
+    assert engine.run("resume", "--host") == 0
+    assert engine.run("resume", "off") == 0
+    web = VMS[0]["uuid"]
+    assert engine.asked == [
+        {"command": "pause", "vm": web, "seconds": 3600.0, "reason": "a new disk"},
+        {"command": "pause", "vm": "", "seconds": 7200.0, "reason": "new firmware"},
+        {"command": "resume", "vm": web},
+        {"command": "resume", "vm": ""},
+        {"command": "resume", "vm": OFF["uuid"]},
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"VM web ({web}): maintenance until 20")
+    assert lines[3] == "this host with all its VMs: maintenance is over"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["stop"],
+        ["explain"],
+        ["resume"],
+        ["resume", "web", "--host"],
+        ["pause", "web", "--for", "1h"],
+        ["pause", "web", "--reason", "x"],
+        ["pause", "web", "--reason", "x", "--for", "soon"],
+    ],
+)
+def test_wrong_usage_is_told_without_asking_anybody(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--socket", "/nowhere", *arguments])
+    assert caught.value.code == 2
+    assert "usage: vmhb" in capsys.readouterr().err
+
+
+def test_an_engine_that_does_not_run_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "control.sock"
+    assert main(["--socket", str(path), "status"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vmhb: no engine answers at {path}")
+    assert line.endswith("systemctl status collectd")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("status", "explain", "pause", "resume"))

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator sees, made by the engine's own view from real monitors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from collectd_vmhb import display, verdict
+from collectd_vmhb.domain import Channel, Domain, DomainState, Instance
+from collectd_vmhb.incidents import Incident
+from collectd_vmhb.maintenance import Window, Withheld
+from collectd_vmhb.verdict import FaultRaised, Severity
+from collectd_vmhb.view import Eyes
+from tests.unit.collectd_vmhb.peer import POLICY, Peer
+
+UUID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+WALL = 1.7e9
+DOMAIN = Domain(
+    UUID,
+    "instance-00000001",
+    7,
+    DomainState.RUNNING,
+    Instance("web\x1b[31m", "p-1", "m1.small", {}),
+    (Channel(POLICY.channel, "/run/port"),),
+    True,
+)
+LOST = Incident(
+    "i-1",
+    UUID,
+    "heartbeat-lost",
+    Severity.FAILURE,
+    "5 challenges unanswered",
+    WALL - 252,
+    "no-answer",
+    {},
+    "web",
+    "p-1",
+    0.0,
+)
+WORK = Window(WALL - 60, WALL + 3600, "a new disk", 1e6)
+
+
+def account(peer: Peer, *incidents: Incident, window: Window | None = None) -> str:
+    eyes = Eyes(peer.now, WALL)
+    faults = eyes.faults(incidents, []).get(UUID, [])
+    return display.account(eyes.account(DOMAIN, peer.monitor, faults, window), WALL)
+
+
+def status(peer: Peer, *incidents: Incident, **engine: Any) -> str:
+    eyes = Eyes(peer.now, WALL)
+    row = eyes.row(DOMAIN, peer.monitor, eyes.faults(incidents, []).get(UUID, []), None)
+    said = {"mode": "report", "libvirt": "connected", "awareness": 2, "pid": 42}
+    said.update(since=WALL - 7500, maintenance=None, faults=[], **engine)
+    return display.status({"engine": said, "vms": [row], "unmonitored": []}, WALL)
+
+
+def healthy() -> Peer:
+    peer = Peer()
+    peer.open()
+    peer.answer()
+    peer.live(20)
+    return peer
+
+
+def lost() -> Peer:
+    peer = healthy()
+    peer.live(7, answering=False)
+    return peer
+
+
+def test_a_table_has_a_line_for_each_vm_below_its_heads() -> None:
+    engine, vms, _, head, row = status(lost(), LOST).splitlines()
+    assert engine.split(maxsplit=1)[1] == (
+        "mode report, libvirt connected, awareness 2 of 8, process 42, up 2 h 5 min"
+    )
+    assert vms.split(maxsplit=1)[1] == "1 monitored: 1 failed"
+    assert head.split()[:3] == ["VM", "UUID", "HEALTH"]
+    assert [row[head.index(name) :].split("  ")[0] for name in ("UUID", "HEALTH", "MISSES")] == [
+        UUID,
+        "failed",
+        "6",
+    ]
+    assert row.endswith("heartbeat-lost")
+
+
+def test_a_healthy_vm_shows_its_round_trips_and_nothing_to_do() -> None:
+    text = account(healthy())
+    assert "health       healthy since" in text
+    assert "session open\n" in text
+    assert "Faults: none" in text
+    assert text.count("  0.0 ms") == 10
+    assert "Round trips of these: 0.0 ms to 0.0 ms, median 0.0 ms" in text
+    assert "next:" not in text
+
+
+def test_a_lost_vm_says_since_when_why_and_what_to_do() -> None:
+    text = account(lost(), LOST)
+    assert "health       failed since" in text
+    assert "heartbeat-lost, failure since" in text
+    assert "(4 min 12 s), incident i-1" in text
+    assert "why:  5 challenges unanswered" in text
+    assert "next: look at the VM's console" in text
+    assert text.count("unanswered\n") >= 6
+
+
+def test_a_vm_that_never_spoke_says_so_and_how_long_it_has() -> None:
+    peer = Peer()
+    peer.monitor.disconnected(0.0, "/run/port: Connection refused")
+    text = account(peer)
+    assert "has not answered in this run, silence is forgiven for 5 min" in text
+    assert "not connected (/run/port: Connection refused)" in text
+    bare = Eyes(peer.now, WALL).account(replace(DOMAIN, channels=()), peer.monitor, [], None)
+    assert "not connected (the domain has no such channel)" in display.account(bare, WALL)
+    assert "Last exchanges: none" in text
+
+
+def test_maintenance_is_shown_with_its_end_and_reason_and_what_it_withholds() -> None:
+    peer = lost()
+    eyes = Eyes(peer.now, WALL)
+    fault = FaultRaised(UUID, "heartbeat-lost", Severity.FAILURE, "silent", peer.now - 5, "no")
+    faults = eyes.faults([], [Withheld(fault, "web", "p-1")])[UUID]
+    vm = eyes.account(DOMAIN, peer.monitor, faults, WORK)
+    text = display.account(vm, WALL)
+    assert f"maintenance  until {display.clock(WALL + 3600)}: a new disk" in text
+    assert "(5 s), not raised: maintenance" in text
+    assert display.table([vm], WALL).endswith("(heartbeat-lost)")
+
+
+def test_what_a_tenant_wrote_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in account(healthy()) + status(healthy())
+
+
+def test_a_check_is_shown_with_the_guests_words_which_never_leave_this_host() -> None:
+    peer = Peer()
+    peer.open(extended=True)
+    check = {"name": "app", "status": "critical", "text": "no reply from :8080"}
+    check.update(perfdata="")
+    peer.answer(vmhb={"checks": [{**check, "since_ms": 0, "duration_ms": 1}], "more": False})
+    assert "  app: critical  no reply from :8080" in account(peer)
+    incident = replace(LOST, name="check.app", text="health check app is critical")
+    assert "next: ask the VM's owner" in account(peer, incident)
+
+
+def test_the_hosts_own_faults_and_maintenance_stand_above_the_table() -> None:
+    fault = {"name": "engine-impaired", "severity": "failure", "since": WALL - 60}
+    fault.update(text="libvirt is away", incident="i-2")
+    peer = healthy()
+    eyes = Eyes(peer.now, WALL)
+    row = eyes.row(DOMAIN, peer.monitor, [], None)
+    engine = {"mode": "report", "libvirt": "away", "awareness": 0, "pid": 1, "since": WALL}
+    engine.update(maintenance={"until": WALL + 60, "reason": "new firmware"}, faults=[fault])
+    off = {"uuid": "vm-2", "name": "off", "maintenance": {"until": WALL, "reason": "resized"}}
+    text = display.status({"engine": engine, "vms": [row], "unmonitored": [off]}, WALL)
+    places = [text.index(word) for word in ("new firmware", "VM off", "libvirt is away", "UUID")]
+    assert places == sorted(places)
+
+
+def test_every_fault_has_something_to_do_next() -> None:
+    faults = {
+        value for name, value in vars(verdict).items() if name.isupper() and isinstance(value, str)
+    }
+    assert set(display.NEXT) == faults
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (-5, "0 s"),
+        (59.6, "1 min"),
+        (61, "1 min 1 s"),
+        (3600, "1 h"),
+        (90061, "1 d 1 h"),
+    ],
+)
+def test_a_span_is_told_in_its_two_largest_units(seconds: float, text: str) -> None:
+    assert display.span(seconds) == text
