@@ -139,8 +139,8 @@ class Detector:
         self.beats = 0
         #: Until then silence is forgiven to a VM that is ESTABLISHING.
         self.grace_until = 0.0
-        #: When the first of the boots began that no answer has followed yet.
-        self._boots_since = 0.0
+        #: When the first of the boots began that no answer has followed yet; None if one has.
+        self._boots_since: float | None = None
         #: The VM answered before: it can, so its silence after the grace period is a failure.
         self.expected = False
         #: It answered in this run of the VM, whatever its agent said since.
@@ -149,8 +149,9 @@ class Detector:
     def start(self, now: float, grace: float, expected: bool) -> None:
         """The VM runs from now on; its silence is forgiven for ``grace`` seconds."""
         self._forgive(now + grace)
-        self._boots_since = now
-        self.expected = self._answered = expected
+        self._boots_since = now if expected else None
+        self.expected = expected
+        self._answered = self._answered or expected
         self._apply(Signal.START)
 
     def reboot(self, now: float, grace: float) -> None:
@@ -160,7 +161,7 @@ class Detector:
         Further boots without an answer are forgiven until the policy's grace period, counted from
         the first, is over.
         """
-        if self.health is not Health.ESTABLISHING:
+        if self._boots_since is None:
             self._boots_since = now
         longest = max(grace, self.policy.grace_period)
         until = min(now + grace, self._boots_since + longest)
@@ -181,7 +182,7 @@ class Detector:
     def exit(self, now: float, grace: float) -> None:
         """The agent left on purpose: nobody has to answer until it is back, or a reboot."""
         self._forgive(now + grace)
-        self._boots_since = now
+        self._boots_since = None
         self.expected = False
         self._apply(Signal.EXIT)
 
@@ -194,6 +195,7 @@ class Detector:
                 self._apply(Signal.EARLY_BEAT)
                 return
         self.expected = self._answered = True
+        self._boots_since = None
         self._apply(Signal.SICK_BEAT if sick else Signal.BEAT)
 
     def miss(self, now: float) -> None:

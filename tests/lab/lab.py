@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shlex
 import shutil
 import time
@@ -67,6 +68,7 @@ class Lab:
         """
         self._take_lock()
         self._clear()
+        os.umask(0o022)  # QEMU's user reads the images
         try:
             self._bring_up(say)
         except BaseException:

@@ -65,6 +65,14 @@ exec sleep infinity
 libvirt.registerErrorHandler(lambda *_: None, None)
 
 
+def _qemu_conf() -> str:
+    """Return libvirt's defaults, but for what this lab cannot have."""
+    if Path("/sys/kernel/security/apparmor").exists():
+        # The host's profiles name the host's paths, not those that the node sees.
+        return _QEMU_CONF + 'security_driver = "none"\n'
+    return _QEMU_CONF
+
+
 class Node:
     """One compute node below `directory`; `hostname` is what collectd and Nova call it.
 
@@ -150,7 +158,7 @@ class Node:
         for path in ("run/lock", "lib/images", "lib/qemu", "log/qemu", "etc"):
             (self.directory / path).mkdir(parents=True)
         (CACHE / "libvirt").mkdir(parents=True, exist_ok=True)
-        (self.directory / "etc" / "qemu.conf").write_text(_QEMU_CONF)
+        (self.directory / "etc" / "qemu.conf").write_text(_qemu_conf())
         (self.directory / "etc" / "libvirtd.conf").write_text(
             _LIBVIRTD_CONF.format(uuid=uuid.uuid5(uuid.NAMESPACE_DNS, self.hostname))
         )

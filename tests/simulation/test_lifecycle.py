@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a VM on a virtual clock: long, repeated and random stories (docs/lifecycle.md)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collectd_vmhb.publish import Note
+from collectd_vmhb.reporter import Reporter
+from collectd_vmhb.state import State
+from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultCleared, FaultRaised, Health, Severity
+from tests.simulation.world import POLICY, UUID, World
+
+GRACE_AFTER_RESUME, GRACE_AFTER_REBOOT = 15.0, 25.0
+#: The documented bounds of a detection, from when silence counts; the later one with what a new
+#: connection or the end of a grace period may add.
+SOONEST = (POLICY.miss_threshold - 1) * POLICY.interval - 0.01
+LATEST = (POLICY.miss_threshold + 1) * POLICY.interval + POLICY.timeout + 0.6
+
+
+def healthy_world(seed: int = 0) -> World:
+    world = World(
+        seed=seed, grace_after_resume=GRACE_AFTER_RESUME, grace_after_reboot=GRACE_AFTER_REBOOT
+    )
+    world.start()
+    world.boot()
+    world.run(10)
+    assert world.monitor.health is Health.HEALTHY
+    return world
+
+
+@pytest.mark.parametrize("running", [0.3, 1.0, 4.0])
+def test_pauses_in_a_row_are_no_failure(running: float) -> None:
+    world = healthy_world()
+    for _ in range(200):
+        world.monitor.pause(world.now, "paused")
+        world.freeze()
+        world.run(20)
+        world.monitor.resume(world.now)
+        world.thaw()
+        world.run(running)
+    world.run(5)
+    assert world.monitor.health is Health.HEALTHY
+    assert world.faults == []
+
+
+def test_a_storm_of_reboots_is_shown_as_establishing_and_is_no_failure() -> None:
+    world = healthy_world()
+    for _ in range(100):
+        world.freeze()
+        # Each reset is told several times.
+        for _ in range(3):
+            world.monitor.rebooted(world.now)
+            world.run(0.2)
+        assert world.monitor.health is Health.ESTABLISHING
+        world.run(4)
+        world.boot()
+        world.run(1)
+    world.run(5)
+    assert world.monitor.health is Health.HEALTHY
+    assert world.faults == []
+
+
+@pytest.mark.parametrize("period", [3.0, 24.0])
+def test_a_vm_that_does_nothing_but_boot_is_found(period: float) -> None:
+    world = healthy_world()
+    world.freeze()
+    began = world.at()
+    while world.at() - began < 300:
+        world.monitor.rebooted(world.now)
+        world.run(period)
+    (found,) = world.raised(HEARTBEAT_LOST)
+    assert POLICY.grace_period <= found - began <= POLICY.grace_period + LATEST + period
+    world.boot()
+    world.run(5)
+    assert world.monitor.health is Health.HEALTHY
+
+
+def test_a_reboot_long_after_the_agents_goodbye_is_forgiven_like_any_other() -> None:
+    world = healthy_world()
+    world.guest.stop("stopped")
+    world._settle()
+    world.freeze()
+    world.run(2 * POLICY.grace_period)
+    world.monitor.rebooted(world.now)
+    world.run(GRACE_AFTER_REBOOT - 1)
+    assert world.faults == []
+    world.boot()
+    world.run(5)
+    assert world.monitor.health is Health.HEALTHY
+    assert world.faults == []
+
+
+def test_two_hundred_guests_outlive_a_host_that_stands_still_for_ten_seconds() -> None:
+    worlds = [healthy_world(seed) for seed in range(200)]
+    for number, world in enumerate(worlds):
+        world.run(number / 200)
+        world.host_runs = False
+        world.freeze()
+        world.run(10)
+        world.host_runs = True
+        # Some guests go on before the host, others up to two seconds after it.
+        world.run(number % 20 / 10)
+        world.thaw()
+        world.run(10)
+    assert {world.monitor.health for world in worlds} == {Health.HEALTHY}
+    assert [world.faults for world in worlds if world.faults] == []
+
+
+@pytest.mark.parametrize("step", [-86400.0, -1.0, 3600.0, 10 * 365 * 86400.0])
+def test_a_step_of_the_wall_clock_changes_no_verdict(step: float) -> None:
+    wall = [1_700_000_000.0]
+    told: list[Note] = []
+    saved: list[int] = []
+    reporter = Reporter(30.0, lambda number, _: saved.append(number), told.append, lambda: wall[0])
+    reporter.load(State(), 0.0)
+    reporter.report(
+        FaultRaised(UUID, HEARTBEAT_LOST, Severity.FAILURE, "lost", 100.0, "no-answer"),
+        "web",
+        "",
+        106.0,
+    )
+    wall[0] += step
+    reporter.report(FaultCleared(UUID, HEARTBEAT_LOST, "recovered"), "web", "", 110.0)
+    for now in (106.0, 110.0, 135.9, 140.1):
+        reporter.turn(now)
+        for number in saved:
+            reporter.saved(number)
+        reporter.turn(now)
+        expected = ["no-answer"] if now < 136.0 else ["no-answer", "recovered"]
+        assert [note.meta["reason"] for note in told] == expected
+    assert len({note.meta["incident"] for note in told}) == 1
+
+
+# -- random stories -------------------------------------------------------------------------
+
+#: What makes a silent VM silent: while one of these lasts, it cannot answer.
+HUNG, CUT, PAUSED, BOOTING, LEFT = "hung", "cut", "paused", "booting", "left"
+
+
+class Life:
+    """A VM to which things happen, and when its silence began to count, by the rules alone."""
+
+    def __init__(self) -> None:
+        self.world = healthy_world()
+        self.silent_for: set[str] = set()
+        #: When its silence began, and until when it is forgiven.
+        self.silent_since = math.inf
+        self.grace_until = -math.inf
+        #: When the first of the boots began that no answer has followed yet.
+        self.boots_since = math.inf
+        #: Whether it is held to answer: not after its agent said goodbye, until it boots again.
+        self.expected = True
+        self.story: list[str] = []
+
+    def happens(self, action: str, seconds: float) -> None:
+        """One thing happens, if it can now, and then time passes: enough for one who answers."""
+        before = set(self.silent_for)
+        getattr(self, action)()
+        self.world._settle()
+        if self.silent_for and not before:
+            self.silent_since = self.world.now
+        if not self.silent_for:
+            # A VM that answers has this much time to be healthy; a failed one needs three beats.
+            seconds = max(seconds, 12.0)
+        self.story.append(f"{action} {seconds:.1f}")
+        began, faults = self.world.at(), len(self.world.faults)
+        self.world.run(seconds)
+        for at, event in self.world.faults[faults:]:
+            if isinstance(event, FaultRaised):
+                self._judge(at, began)
+        self._check()
+
+    # What can happen.
+
+    def freeze(self) -> None:
+        if not self.silent_for & {PAUSED, BOOTING, LEFT}:
+            self.world.freeze()
+            self.silent_for.add(HUNG)
+
+    def thaw(self) -> None:
+        if HUNG in self.silent_for and PAUSED not in self.silent_for:
+            self.silent_for.discard(HUNG)
+            self.world.thaw()
+
+    def detach(self) -> None:
+        if CUT not in self.silent_for:
+            self.silent_for.add(CUT)
+            self.world.connected = False
+            self.world.monitor.disconnected(self.world.now, "the channel is detached")
+
+    def attach(self) -> None:
+        if CUT in self.silent_for:
+            self.silent_for.discard(CUT)
+            self.world.connect()
+
+    def pause(self) -> None:
+        if PAUSED not in self.silent_for:
+            self.silent_for.add(PAUSED)
+            self.world.monitor.pause(self.world.now, "paused")
+            self.world.freeze()
+
+    def resume(self) -> None:
+        if PAUSED in self.silent_for:
+            self.silent_for.discard(PAUSED)
+            self.grace_until = self.world.now + GRACE_AFTER_RESUME
+            self.boots_since = self.world.now if self.expected else math.inf
+            self.world.monitor.resume(self.world.now)
+            if not self.silent_for & {HUNG, BOOTING, LEFT}:
+                self.world.thaw()
+
+    def reboot(self) -> None:
+        if PAUSED not in self.silent_for:
+            self.silent_for -= {HUNG, LEFT}
+            self.silent_for.add(BOOTING)
+            self.expected = True
+            if not self.expected:
+                # Whatever its agent said: it answered in this run, so from now on it has to.
+                self.expected = True
+                self.silent_since = self.world.now
+            self.boots_since = min(self.boots_since, self.world.now)
+            until = min(self.world.now + GRACE_AFTER_REBOOT, self.boots_since + POLICY.grace_period)
+            if until > self.world.now:
+                self.grace_until = until
+            self.world.freeze()
+            self.world.monitor.rebooted(self.world.now)
+
+    def boot(self) -> None:
+        if self.silent_for & {BOOTING, LEFT} and PAUSED not in self.silent_for:
+            self.silent_for -= {BOOTING, LEFT}
+            self.world.boot()
+            self.world.thaw()
+
+    def leave(self) -> None:
+        if not self.silent_for:
+            self.world.guest.stop("shutdown")
+            self.world._settle()
+            self.world.freeze()
+            self.silent_for.add(LEFT)
+            self.boots_since = math.inf
+            self.expected = False
+
+    # What must come of it.
+
+    @property
+    def counts_from(self) -> float:
+        """Since when its silence counts, in seconds since the world began."""
+        return max(self.silent_since, self.grace_until) - self.world.began
+
+    def _judge(self, found: float, began: float) -> None:
+        """A loss was told: it is a true one."""
+        assert self.silent_for or found - began <= POLICY.timeout + 0.01, self.story
+        assert self.expected, self.story
+        assert PAUSED not in self.silent_for, self.story
+        assert found - self.counts_from >= SOONEST, self.story
+
+    def _check(self) -> None:
+        lost = HEARTBEAT_LOST in self.world.open_faults()
+        if not self.silent_for:
+            assert self.world.monitor.health is Health.HEALTHY, self.story
+            assert not lost, self.story
+            self.grace_until = -math.inf
+            self.boots_since = math.inf
+            self.expected = True
+        elif PAUSED in self.silent_for or not self.expected:
+            assert not lost, self.story
+        elif self.world.at() - self.counts_from > LATEST:
+            assert lost, self.story
+
+
+ACTIONS = ["freeze", "thaw", "detach", "attach", "pause", "resume", "reboot", "boot", "leave"]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.floats(0.5, 60.0)), min_size=1, max_size=15))
+def test_any_story_is_told_truly(story: list[tuple[str, float]]) -> None:
+    life = Life()
+    for action, seconds in story:
+        life.happens(action, seconds)
