@@ -34,6 +34,7 @@ from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.hypervisor import Attached, Finding, Looked, Reachable, Rebooted, Scanned
+from collectd_vmhb.impairments import DISK, LIBVIRT, MASS, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, policy_for
 from collectd_vmhb.provision import Attach, Connect, Impossible, next_step
@@ -175,13 +176,10 @@ class Engine:
         self._scan_at = NEVER
         self._complete = False
         self._away_at = NEVER
-        self._impairments: dict[str, str] = {}
+        self._impairments = Impairments(self._report_host)
         for incident in self._reporter.incidents():
             if incident.name == ENGINE_IMPAIRED:
-                # It goes on until this process finds it mended.
-                self._impairments[incident.reason] = incident.text
-        #: VMs whose channel this process may not open.
-        self._barred: set[str] = set()
+                self._impairments.adopt(incident.reason, incident.text)
 
     # -- from other threads -----------------------------------------------------------------
 
@@ -330,7 +328,7 @@ class Engine:
             heapq.heappop(self._timers)
         first = self._timers[0][0] if self._timers else NEVER
         others = [self._reporter.deadline, self._correlation.deadline]
-        if "mass" in self._impairments:
+        if MASS in self._impairments:
             others.append(self._correlation.mass_until)
         at = [deadline for deadline in others if deadline is not None]
         return min(first, self._scan_at, self._attach_at, self._away_at, *at)
@@ -351,13 +349,13 @@ class Engine:
             self._attach_next(now)
         if now >= self._away_at:
             self._away_at = NEVER
-            self._impair(
-                "libvirt", "libvirt has not answered for a minute: VMs cannot be found", now
+            self._impairments.impair(
+                LIBVIRT, "libvirt has not answered for a minute: VMs cannot be found", now
             )
         for fault in self._correlation.due(now):
             self._report(self._watches[fault.uuid].domain, fault, now)
         if now >= self._correlation.mass_until:
-            self._mend("mass", now)
+            self._impairments.mend(MASS, now)
 
     @property
     def _ask(self) -> Libvirt:
@@ -398,12 +396,12 @@ class Engine:
 
     def _on_scanned(self, scanned: Scanned, now: float) -> None:
         self._away_at = NEVER
-        self._mend("libvirt", now)
+        self._impairments.mend(LIBVIRT, now)
         for change in self._discovery.scanned(scanned.domains, scanned.unreadable):
             self._review_and_survive(change, now)
         for watch in list(self._watches.values()):
             self._provision(watch, now, fresh=False)
-        if "disk" in self._impairments:
+        if DISK in self._impairments:
             self._reporter.save_again()
         if not self._complete:
             self._complete = True
@@ -413,7 +411,7 @@ class Engine:
             for uuid in self._earlier:
                 self._reporter.established(uuid, None, now)
             self._earlier.clear()
-            self._settle_host(now)
+            self._impairments.settle(now)
             self._reporter.handshake()
 
     def _review_and_survive(self, change: Change, now: float) -> None:
@@ -491,7 +489,7 @@ class Engine:
             self._disconnect(watch)
             watch.scheduled = NEVER
             self._reporter.established(uuid, None, now)
-            self._unbar(uuid, now)
+            self._impairments.unbar(uuid, now)
         self._correlation.forget(uuid)
         keep = frozenset() if reason == "gone from this host" else frozenset({BAD_POLICY})
         self._reporter.close(uuid, reason, keep)
@@ -518,13 +516,13 @@ class Engine:
             self._suspect_libvirt(now)
 
     def _suspect_libvirt(self, now: float) -> None:
-        if self._away_at == NEVER and "libvirt" not in self._impairments:
+        if self._away_at == NEVER and LIBVIRT not in self._impairments:
             self._away_at = now + LIBVIRT_AWAY_MAX
 
     # -- what the operator asks -------------------------------------------------------------
 
     def _libvirt_state(self) -> str:
-        if self._away_at != NEVER or "libvirt" in self._impairments:
+        if self._away_at != NEVER or LIBVIRT in self._impairments:
             return "away"
         return "connected" if self._complete else "not read yet"
 
@@ -616,7 +614,7 @@ class Engine:
             return
         watch.channel = Channel(step.path)
         watch.had_channel = True
-        self._unbar(watch.uuid, now)
+        self._impairments.unbar(watch.uuid, now)
         watch.monitor.connected(now)
 
     def _lost(self, watch: Watch, error: ChannelError, now: float) -> None:
@@ -628,18 +626,11 @@ class Engine:
         watch.connect_at = now + retry_after(watch.failures)
         watch.monitor.disconnected(now, str(error))
         if error.errno in (errno.EACCES, errno.EPERM):
-            self._barred.add(watch.uuid)
-            if "rights" not in self._impairments:
-                self._impair("rights", str(error), now)
+            self._impairments.bar(watch.uuid, str(error), now)
         else:
             # The path changes with every start of the VM: libvirt knows.
             self._ask.look(watch.uuid)
         self._serve(watch, now)
-
-    def _unbar(self, uuid: str, now: float) -> None:
-        self._barred.discard(uuid)
-        if not self._barred:
-            self._mend("rights", now)
 
     def _disconnect(self, watch: Watch) -> None:
         if watch.channel is not None:
@@ -715,11 +706,11 @@ class Engine:
         if together:
             rounds = policy.miss_threshold + WINDOW_ROUNDS
             self._correlation.begin(now + rounds * policy.interval)
-            if "mass" not in self._impairments:
+            if MASS not in self._impairments:
                 text = (
                     f"{together} of {watched} VMs fell silent together: this host, or its storage?"
                 )
-                self._impair("mass", text, now)
+                self._impairments.impair(MASS, text, now)
 
     def _schedule(self, watch: Watch, now: float) -> None:
         at = min(watch.monitor.deadline, watch.connect_at)
@@ -750,33 +741,16 @@ class Engine:
 
     def _on_saved(self, saved: Saved, now: float) -> None:
         if saved.error is None:
-            if "disk" in self._impairments:
+            if DISK in self._impairments:
                 # A receiver on the same disk may have lost something meanwhile.
                 self._reporter.handshake()
-            self._mend("disk", now)
+            self._impairments.mend(DISK, now)
         else:
             # An alarm that may be repeated is better than none.
-            self._impair("disk", f"the state is not saved: {saved.error}", now)
+            self._impairments.impair(DISK, f"the state is not saved: {saved.error}", now)
         self._reporter.saved(saved.number)
 
-    def _impair(self, cause: str, text: str, now: float) -> None:
-        if self._impairments.get(cause) != text:
-            self._impairments[cause] = text
-            log.error("%s", text)
-        self._settle_host(now)
-
-    def _mend(self, cause: str, now: float) -> None:
-        if self._impairments.pop(cause, None) is not None:
-            self._settle_host(now)
-
-    def _settle_host(self, now: float) -> None:
-        event: FaultEvent
-        if self._impairments:
-            cause, text = next(iter(self._impairments.items()))
-            severity = Severity.WARNING if set(self._impairments) == {"disk"} else Severity.FAILURE
-            event = FaultRaised("", ENGINE_IMPAIRED, severity, text, now, cause)
-        else:
-            event = FaultCleared("", ENGINE_IMPAIRED, "mended")
+    def _report_host(self, event: FaultEvent, now: float) -> None:
         self._reporter.report(event, "", "", now)
 
 
