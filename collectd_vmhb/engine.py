@@ -694,7 +694,7 @@ class Engine:
                 self._note_missing(watch, now)
         watch.doubted = monitor.doubtful
         if watch.channel is not None:
-            reading = 0 if monitor.muted_until > now else selectors.EVENT_READ
+            reading = 0 if monitor.conduct.muted_until > now else selectors.EVENT_READ
             writing = selectors.EVENT_WRITE if watch.channel.blocked else 0
             self._set_interest(watch, reading | writing)
         self._schedule(watch, now)
@@ -714,8 +714,8 @@ class Engine:
 
     def _schedule(self, watch: Watch, now: float) -> None:
         at = min(watch.monitor.deadline, watch.connect_at)
-        if watch.monitor.muted_until > now:
-            at = min(at, watch.monitor.muted_until)
+        if watch.monitor.conduct.muted_until > now:
+            at = min(at, watch.monitor.conduct.muted_until)
         if at != watch.scheduled:
             watch.scheduled = at
             if at != NEVER:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Callable
 
+from collectd_vmhb.conduct import Conduct
 from collectd_vmhb.detector import Detector
 from collectd_vmhb.history import History
 from collectd_vmhb.policy import Policy
@@ -60,16 +61,6 @@ UNANSWERED_MAX = 60
 MUTE = 120.0
 #: Answers without a session after which a guest is taken for one that will not open a new one.
 SESSIONLESS_ANSWERS = 3
-#: What one guest may send: messages and bytes per second, and how many seconds' worth at once.
-MESSAGES_PER_SECOND = 50.0
-BYTES_PER_SECOND = 64 * 1024.0
-BURST_SECONDS = 4.0
-#: Complaints (malformed, wrong or excessive messages), counted at most once a second, that
-#: become a fault; how long without one ends it, and how soon it may come again.
-COMPLAINT_SPACING = 1.0
-COMPLAINTS_MAX = 20
-COMPLAINT_PEACE = 600.0
-COMPLAINT_PERIOD = 3600.0
 #: Named checks kept for one VM.
 CHECKS_MAX = 64
 #: A guest that has just booted may lack entropy for its first answer (1.04 s seen).
@@ -100,23 +91,6 @@ class Counters:
     bytes_out: int = 0
 
 
-class Budget:
-    """Lets through ``rate`` units per second, saved up for at most BURST_SECONDS."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._left = rate * BURST_SECONDS
-        self._at = 0.0
-
-    def spend(self, units: float, now: float) -> bool:
-        """Takes units and tells whether they were there."""
-        self._left = min(self._rate * BURST_SECONDS, self._left + (now - self._at) * self._rate)
-        self._at = now
-        # What one burst overdraws costs a second, not minutes.
-        self._left = max(self._left - units, -self._rate)
-        return self._left >= 0
-
-
 class Monitor:
     """Keeps one VM's session and health, and says which faults its state means.
 
@@ -124,21 +98,6 @@ class Monitor:
     until this one has seen for itself. ``random`` gives challenges; ``phase`` (0 ... 1) spreads
     the first challenges of many VMs over the interval.
     """
-
-    # Seldom set, hence not in __init__: an object that gives itself more than 30 attributes
-    # loses CPython's compact layout, 1.3 KiB for each VM.
-    #: Until then the channel is not to be read: the guest spent its budget.
-    muted_until = 0.0
-    #: There is no way in: silence is no fault of the guest's.
-    unreachable = False
-    #: Why a silent VM is silent, as far as the host can tell; for people.
-    obstacle = "the guest does not answer"
-    _complaints = 0
-    _complained = -math.inf
-    _accused = -math.inf
-    _misbehaves = False
-    #: When the agent's leave was last logged.
-    _left = -math.inf
 
     def __init__(
         self,
@@ -155,6 +114,11 @@ class Monitor:
         #: Round trip of the last beat in seconds; NaN before the first. See also `current_rtt`.
         self.rtt = math.nan
         self.checks: dict[str, Check] = {}
+        self.conduct = Conduct()
+        #: There is no way in: silence is no fault of the guest's.
+        self.unreachable = False
+        #: Why a silent VM is silent, as far as the host can tell; for people.
+        self.obstacle = "the guest does not answer"
         self.history = History()
         self._settings = settings
         self._phase = phase
@@ -175,8 +139,6 @@ class Monitor:
         self._checks_known = False
         self._named_checks = False
         self._report: set[str] | None = None
-        self._messages = Budget(MESSAGES_PER_SECOND)
-        self._bytes = Budget(BYTES_PER_SECOND)
         self._open: dict[str, Severity] = dict(open_faults or {})
         self._events: list[FaultEvent] = []
         self._stretch = 1.0
@@ -243,9 +205,9 @@ class Monitor:
         self.counters.bytes_in += len(data)
         self._heard = now
         self._unanswered = 0
-        within = self._bytes.spend(len(data), now)
-        for event in self._session.receive(data):
-            within = self._messages.spend(1, now) and within
+        events = self._session.receive(data)
+        self.conduct.sent(len(data), len(events), now)
+        for event in events:
             if isinstance(event, Answered):
                 self._on_answer(event, now)
             elif isinstance(event, Opened):
@@ -254,10 +216,7 @@ class Monitor:
                 self._on_exit(event, now)
             elif isinstance(event, Refused):
                 self.counters.malformed += 1
-                self._complain(now)
-        if not within:
-            self.muted_until = now + 1.0
-            self._complain(now)
+                self.conduct.complain(now)
         self._settle(now, "recovered")
 
     def tick(self, now: float, stretch: float = 1.0) -> None:
@@ -399,9 +358,8 @@ class Monitor:
     def _on_exit(self, event: Closed, now: float) -> None:
         self._detector.exit(now, self._settings.grace_after_reboot)
         self.obstacle = "the guest's agent said that it leaves"
-        if now - self._left > COMPLAINT_PEACE:
+        if self.conduct.left(now):
             log.info("%s: the guest's agent leaves: %s", self.uuid, event.reason)
-            self._left = now
         self._probes = 0
         self._schedule(now)
 
@@ -413,7 +371,7 @@ class Monitor:
             self.counters.late += 1
         elif answer.match is Match.WRONG:
             self.counters.wrong += 1
-            self._complain(now)
+            self.conduct.complain(now)
         else:
             self.counters.beats += 1
             self.rtt = now - self._sent
@@ -464,19 +422,6 @@ class Monitor:
             self._report = None
             self._checks_known = True
 
-    def _complain(self, now: float) -> None:
-        if now - self._complained < COMPLAINT_SPACING:
-            # One burst is one complaint: an agent that comes back answers all that was queued,
-            # even what an earlier engine asked.
-            return
-        if now - self._complained > COMPLAINT_PEACE:
-            self._complaints = 0
-        self._complained = now
-        self._complaints += 1
-        if self._complaints > COMPLAINTS_MAX and now - self._accused > COMPLAINT_PERIOD:
-            self._accused = now
-            self._misbehaves = True
-
     # -- the faults that follow -------------------------------------------------------------
 
     @property
@@ -493,7 +438,7 @@ class Monitor:
         overdue = now >= self._detector.grace_until or NOT_ESTABLISHED in self._open
         if self._must_establish and overdue:
             wanted[NOT_ESTABLISHED] = Severity.WARNING
-        if self._misbehaves and now - self._complained <= COMPLAINT_PEACE:
+        if self.conduct.misbehaves(now):
             wanted[GUEST_MISBEHAVES] = Severity.WARNING
         if self._checks_known and self.health in ANSWERING:
             wanted.update(self._bad)
@@ -514,8 +459,6 @@ class Monitor:
         for name, severity in wanted.items():
             if self._open.get(name) is not severity:
                 self._events.append(self._describe(name, severity, now))
-        if GUEST_MISBEHAVES not in wanted:
-            self._misbehaves = False
         self._open = wanted
 
     def _describe(self, name: str, severity: Severity, now: float) -> FaultRaised:

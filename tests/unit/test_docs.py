@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from collectd_vmhb import channel, config, detector, monitor, policy, publish, verdict
+from collectd_vmhb import channel, conduct, config, detector, monitor, policy, publish, verdict
 from collectd_vmhb.engine import Engine
 from collectd_vmhb.protocol import lines, messages, session
 from collectd_vmhb.settings import Mode, Settings
@@ -190,9 +190,9 @@ def test_the_limits_of_the_wire_are_those_of_the_code() -> None:
         "AGE_MAX_MS": messages.AGE_MAX_MS,
         "REMEMBERED": session.REMEMBERED,
         "NACKS_MAX": session.NACKS_MAX,
-        "MESSAGES_PER_SECOND": monitor.MESSAGES_PER_SECOND,
-        "BYTES_PER_SECOND": monitor.BYTES_PER_SECOND,
-        "BURST_SECONDS": monitor.BURST_SECONDS,
+        "MESSAGES_PER_SECOND": conduct.MESSAGES_PER_SECOND,
+        "BYTES_PER_SECOND": conduct.BYTES_PER_SECOND,
+        "BURST_SECONDS": conduct.BURST_SECONDS,
         "UNANSWERED_MAX": monitor.UNANSWERED_MAX,
         "UNSENT_MAX": channel.UNSENT_MAX,
         "BASE_PERIOD_MAX": monitor.BASE_PERIOD_MAX,

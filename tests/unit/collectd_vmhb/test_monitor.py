@@ -50,7 +50,7 @@ def test_a_flood_costs_the_guest_its_turn_and_then_its_name() -> None:
     peer.open()
     peer.answer()
     peer.say(b"garbage\n" * 1000)
-    assert peer.monitor.muted_until > peer.now, "the channel is not read for a while"
+    assert peer.monitor.conduct.muted_until > peer.now, "the channel is not read for a while"
     for _ in range(30):
         peer.live(2, answering=False)
         peer.say(b"garbage\n" * 1000)
