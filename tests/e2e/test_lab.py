@@ -22,8 +22,7 @@ ATTACHED = f"<channel type='unix'><target type='virtio' name='{CHANNEL}'/></chan
 
 @pytest.fixture(scope="module", params=["sh", "python"])
 def guest(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Guest]:
-    # Its flavor does not ask: the product, where another test runs it, leaves it alone.
-    guest = lab.boot(f"lab-{request.param}", image=request.param, extra_specs={})
+    guest = lab.boot(f"lab-{request.param}", image=request.param)
     guest.wait_booted()
     yield guest
     guest.destroy()
