@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab itself works: what the other end-to-end tests take for granted."""
+"""The lab itself works: what the other end-to-end tests take for granted.
+
+It comes first by its name, while nothing of the product runs on the node.
+"""
 
 from __future__ import annotations
 
