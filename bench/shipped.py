@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench.subject import INTERVAL, MISSES, TIMEOUT, number_of, serve, uuid
-from collectd_vmhb.domain import Channel, Domain, DomainState, Instance
+from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.engine import Engine, Saved
 from collectd_vmhb.hypervisor import Looked, Scanned
 from collectd_vmhb.publish import Note, Sample
@@ -36,7 +36,7 @@ class Shipped:
                 domain_id=number + 1,
                 state=DomainState.RUNNING,
                 instance=Instance(f"vm-{number}", "p-1", "m1", dict(_SPECS)),
-                channels=(Channel(settings.channel_name, str(directory / f"{number}.sock")),),
+                channels=(ChannelDevice(settings.channel_name, str(directory / f"{number}.sock")),),
                 has_virtio_serial=True,
             )
             for number in range(count)

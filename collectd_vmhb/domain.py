@@ -16,15 +16,15 @@ class DomainState(enum.Enum):
     RUNNING = "running"
     #: Suspended by somebody: by Nova's pause, for a snapshot, while migrating.
     PAUSED = "paused"
-    #: On its way down, by its own will.
     #: Stopped by a failure, such as an I/O error or a panic: its silence is not planned.
     BROKEN = "stopped by a failure"
+    #: On its way down, by its own will.
     SHUTTING_DOWN = "shutting down"
     SHUT_OFF = "shut off"
 
 
 @dataclass(frozen=True)
-class Channel:
+class ChannelDevice:
     """A virtio-serial channel of a domain; ``path`` is the host end's unix socket."""
 
     name: str
@@ -58,7 +58,7 @@ class Domain:
     domain_id: int | None
     state: DomainState
     instance: Instance | None
-    channels: tuple[Channel, ...]
+    channels: tuple[ChannelDevice, ...]
     has_virtio_serial: bool
 
 
@@ -111,13 +111,13 @@ def _text(element: ElementTree.Element, path: str) -> str:
     return (element.findtext(path) or "").strip()
 
 
-def _channels(root: ElementTree.Element) -> Iterator[Channel]:
+def _channels(root: ElementTree.Element) -> Iterator[ChannelDevice]:
     for channel in root.iterfind("devices/channel"):
         target, source = channel.find("target[@type='virtio']"), channel.find("source")
         name = None if target is None else target.get("name")
         path = None if source is None else source.get("path")
         if name and (path or channel.get("type") == "unix"):
-            yield Channel(name, path or None)
+            yield ChannelDevice(name, path or None)
 
 
 def _instance(root: ElementTree.Element) -> Instance | None:

@@ -21,7 +21,7 @@ from tests.lab.guest import CHANNEL, Guest
 from tests.lab.lab import Lab
 from tests.lab.node import Node
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 INTERVAL, MISSES = 0.5, 6
 SPECS = {

@@ -14,7 +14,7 @@ import pytest
 
 from collectd_vmhb import engine as engine_module
 from collectd_vmhb import policy
-from collectd_vmhb.domain import Channel, Domain, DomainState, Instance
+from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.engine import Engine, Saved
 from collectd_vmhb.hypervisor import Attached, Looked, Reachable, Scanned
 from collectd_vmhb.publish import Note
@@ -141,7 +141,7 @@ def domain(
         "domain_id": 1,
         "state": DomainState.RUNNING,
         "instance": Instance("web", "p-1", "m1", dict(specs)),
-        "channels": () if path is None else (Channel(NAME, str(path)),),
+        "channels": () if path is None else (ChannelDevice(NAME, str(path)),),
         "has_virtio_serial": True,
     }
     return Domain(uuid, "instance-1", **{**fields, **more})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from collectd_vmhb import display, verdict
-from collectd_vmhb.domain import Channel, Domain, DomainState, Instance
+from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.incidents import Incident
 from collectd_vmhb.maintenance import Window, Withheld
 from collectd_vmhb.verdict import FaultRaised, Severity
@@ -24,7 +24,7 @@ DOMAIN = Domain(
     7,
     DomainState.RUNNING,
     Instance("web\x1b[31m", "p-1", "m1.small", {}),
-    (Channel(POLICY.channel, "/run/port"),),
+    (ChannelDevice(POLICY.channel, "/run/port"),),
     True,
 )
 LOST = Incident(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectd_vmhb.domain import Channel, Domain, DomainState, Instance, parse_domain
+from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance, parse_domain
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "domain-xml"
 UUID = "3279e608-ae7b-463a-aa51-cdd91b2922e2"
@@ -59,7 +59,7 @@ def test_each_nova_release_is_understood(file: str, extra_specs: dict[str, str] 
     domain = parse(golden(file))
     assert (domain.uuid, domain.name) == (UUID, "instance-00000001")
     assert domain.instance == Instance("hb1", "fake", "m1.vmhb", extra_specs)
-    assert domain.channels == (Channel("org.qemu.guest_agent.0", AGENT_PATH.format(1)),)
+    assert domain.channels == (ChannelDevice("org.qemu.guest_agent.0", AGENT_PATH.format(1)),)
 
 
 def test_a_running_guest_of_a_real_nova_is_understood() -> None:
@@ -70,7 +70,7 @@ def test_a_running_guest_of_a_real_nova_is_understood() -> None:
         "m1.vmhb",
         {"vmhb:enabled": "true", "vmhb:interval": "1", "hw_rng:allowed": "false"},
     )
-    assert domain.channels == (Channel("org.qemu.guest_agent.0", AGENT_PATH.format(3)),)
+    assert domain.channels == (ChannelDevice("org.qemu.guest_agent.0", AGENT_PATH.format(3)),)
     assert domain.has_virtio_serial
 
 
@@ -115,17 +115,20 @@ def test_a_silent_nova_leaves_empty_words() -> None:
         (
             "<channel type='unix'><source mode='bind' path='/s'/>"
             "<target type='virtio' name='a' state='connected'/></channel>",
-            (Channel("a", "/s"),),
+            (ChannelDevice("a", "/s"),),
         ),
-        ("<channel type='unix'><target type='virtio' name='a'/></channel>", (Channel("a", None),)),
+        (
+            "<channel type='unix'><target type='virtio' name='a'/></channel>",
+            (ChannelDevice("a", None),),
+        ),
         (
             "<channel type='unix'><source path=''/><target type='virtio' name='a'/></channel>",
-            (Channel("a", None),),
+            (ChannelDevice("a", None),),
         ),
         (
             "<channel type='pty'><source path='/dev/pts/3'/>"
             "<target type='virtio' name='a'/></channel>",
-            (Channel("a", "/dev/pts/3"),),
+            (ChannelDevice("a", "/dev/pts/3"),),
         ),
         ("<channel type='spicevmc'><target type='virtio' name='a'/></channel>", ()),
         (
@@ -137,7 +140,9 @@ def test_a_silent_nova_leaves_empty_words() -> None:
     ],
     ids=["full", "no source", "no path", "pty", "spice", "guestfwd", "nameless", "no target"],
 )
-def test_channels_are_virtio_ports_with_a_name(channel: str, expected: tuple[Channel, ...]) -> None:
+def test_channels_are_virtio_ports_with_a_name(
+    channel: str, expected: tuple[ChannelDevice, ...]
+) -> None:
     assert parse(domain_xml(devices=channel)).channels == expected
 
 

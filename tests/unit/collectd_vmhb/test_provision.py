@@ -6,28 +6,28 @@ from xml.etree import ElementTree
 
 import pytest
 
-from collectd_vmhb.domain import Channel, Domain, DomainState, parse_domain
+from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, parse_domain
 from collectd_vmhb.provision import Attach, Connect, Impossible, Leave, channel_xml, next_step
 from collectd_vmhb.settings import Mode
 
 NAME = "org.openstack.vmhb.0"
 PATH = "/var/lib/libvirt/qemu/channel/target/domain-1-instance-00000001/org.openstack.vmhb.0"
-AGENT = Channel("org.qemu.guest_agent.0", "/run/qga.sock")
+AGENT = ChannelDevice("org.qemu.guest_agent.0", "/run/qga.sock")
 
 
-def domain(*channels: Channel, controller: bool = True) -> Domain:
+def domain(*channels: ChannelDevice, controller: bool = True) -> Domain:
     return Domain("u", "instance-1", 1, DomainState.RUNNING, None, channels, controller)
 
 
 @pytest.mark.parametrize("mode", Mode)
 def test_a_channel_that_is_there_is_connected_to_in_every_mode(mode: Mode) -> None:
-    assert next_step(domain(AGENT, Channel(NAME, PATH)), NAME, mode) == Connect(PATH)
+    assert next_step(domain(AGENT, ChannelDevice(NAME, PATH)), NAME, mode) == Connect(PATH)
 
 
 @pytest.mark.parametrize("mode", [Mode.ATTACH, Mode.REPORT])
 def test_a_missing_channel_is_attached(mode: Mode) -> None:
     assert next_step(domain(AGENT), NAME, mode) == Attach(NAME)
-    assert next_step(domain(Channel(NAME, PATH)), "cgcs.heartbeat", mode) == Attach(
+    assert next_step(domain(ChannelDevice(NAME, PATH)), "cgcs.heartbeat", mode) == Attach(
         "cgcs.heartbeat"
     )
 
@@ -45,7 +45,7 @@ def test_without_a_controller_it_says_what_to_do(mode: Mode) -> None:
 
 
 def test_a_channel_without_a_socket_says_what_to_do() -> None:
-    step = next_step(domain(Channel(NAME, None)), NAME, Mode.REPORT)
+    step = next_step(domain(ChannelDevice(NAME, None)), NAME, Mode.REPORT)
     assert isinstance(step, Impossible)
     assert step.reason == "no-path"
     assert NAME in step.text
