@@ -13,15 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Callable
 
+from collectd_vmhb.checks import Checks
 from collectd_vmhb.conduct import Conduct
 from collectd_vmhb.detector import Detector
 from collectd_vmhb.history import History
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.protocol import (
     Answered,
-    Check,
-    CheckReport,
-    CheckStatus,
     Closed,
     Match,
     Opened,
@@ -59,22 +57,10 @@ UNANSWERED_MAX = 60
 #: A connection that has been silent for so long is opened anew: another reader may have had it.
 #: StarlingX's guestServer reconnects after the same time.
 MUTE = 120.0
-#: Answers without a session after which a guest is taken for one that will not open a new one.
-SESSIONLESS_ANSWERS = 3
-#: Named checks kept for one VM.
-CHECKS_MAX = 64
 #: A guest that has just booted may lack entropy for its first answer (1.04 s seen).
 FIRST_ANSWER = 3.0
 #: Health in which the last word about the checks is current.
 ANSWERING = (Health.HEALTHY, Health.UNHEALTHY, Health.SUSPECT)
-#: The name under which the published protocol's single health bit is reported.
-HEALTH_BIT = "health"
-
-_SEVERITY = {
-    CheckStatus.CRITICAL: Severity.FAILURE,
-    CheckStatus.WARNING: Severity.WARNING,
-    CheckStatus.UNKNOWN: Severity.WARNING,
-}
 
 
 @dataclass
@@ -113,7 +99,7 @@ class Monitor:
         self.counters = Counters()
         #: Round trip of the last beat in seconds; NaN before the first. See also `current_rtt`.
         self.rtt = math.nan
-        self.checks: dict[str, Check] = {}
+        self.checks = Checks()
         self.conduct = Conduct()
         #: There is no way in: silence is no fault of the guest's.
         self.unreachable = False
@@ -133,12 +119,6 @@ class Monitor:
         self._unanswered = 0
         self._heard = -math.inf
         self._answered = math.nan
-        self._sessionless = 0
-        #: Non-OK checks; what `checks` says is trusted once this process has seen a whole report.
-        self._bad: dict[str, Severity] = {}
-        self._checks_known = False
-        self._named_checks = False
-        self._report: set[str] | None = None
         self._open: dict[str, Severity] = dict(open_faults or {})
         self._events: list[FaultEvent] = []
         self._stretch = 1.0
@@ -185,7 +165,7 @@ class Monitor:
         # A published client can need a line to wake up; more would only pile up unread.
         self._unanswered = min(self._unanswered, UNANSWERED_MAX - 2)
         self._probes = 0
-        self._sessionless = 0
+        self.checks.connected()
         self._session.connected()
         if not self.established:
             self._schedule(now)
@@ -340,8 +320,7 @@ class Monitor:
 
     def _on_opened(self, event: Opened, now: float) -> None:
         self.counters.sessions += 1
-        self._named_checks = "checks" in event.caps
-        self._report = set() if self._named_checks else None
+        self.checks.opened("checks" in event.caps)
         if self.health is Health.PAUSED:
             return
         asked = self._due
@@ -366,7 +345,7 @@ class Monitor:
     def _on_answer(self, answer: Answered, now: float) -> None:
         if not answer.well_formed:
             self.counters.malformed += 1
-        self._take_checks(answer)
+        self.checks.take(answer, self._session.open)
         if answer.match is Match.LATE:
             self.counters.late += 1
         elif answer.match is Match.WRONG:
@@ -382,45 +361,7 @@ class Monitor:
             if self.health is Health.ESTABLISHING:
                 # Many guests notice a new engine at once; from here on they are spread again.
                 self._next_challenge = _on_grid(self._next_challenge - self._phase * self._interval)
-            self._detector.beat(sick=Severity.FAILURE in self._bad.values())
-
-    def _take_checks(self, answer: Answered) -> None:
-        # A late answer carries news all the same: the guest sends each change only once.
-        if answer.report is not None:
-            self._merge(answer.report)
-        elif not self._named_checks and self._health_bit_counts():
-            self.checks.clear()
-            if not answer.healthy:
-                self.checks[HEALTH_BIT] = Check(
-                    HEALTH_BIT, CheckStatus.CRITICAL, answer.log_msg, "", 0.0, 0.0
-                )
-            self._checks_known = True
-        else:
-            return
-        self._bad = {
-            CHECK_PREFIX + check.name: _SEVERITY[check.status]
-            for check in self.checks.values()
-            if check.status is not CheckStatus.OK
-        }
-
-    def _health_bit_counts(self) -> bool:
-        """Without a session the guest may be one with named checks, asked to open a new one."""
-        if not self._session.open:
-            self._sessionless += 1
-        return self._session.open or self._sessionless >= SESSIONLESS_ANSWERS
-
-    def _merge(self, report: CheckReport) -> None:
-        for check in report.checks:
-            if check.name in self.checks or len(self.checks) < CHECKS_MAX:
-                self.checks[check.name] = check
-        if self._report is None:
-            return
-        self._report.update(check.name for check in report.checks)
-        if not report.more:
-            for name in self.checks.keys() - self._report:
-                del self.checks[name]
-            self._report = None
-            self._checks_known = True
+            self._detector.beat(self.checks.sick)
 
     # -- the faults that follow -------------------------------------------------------------
 
@@ -440,8 +381,8 @@ class Monitor:
             wanted[NOT_ESTABLISHED] = Severity.WARNING
         if self.conduct.misbehaves(now):
             wanted[GUEST_MISBEHAVES] = Severity.WARNING
-        if self._checks_known and self.health in ANSWERING:
-            wanted.update(self._bad)
+        if self.checks.known and self.health in ANSWERING:
+            wanted.update(self.checks.faults)
         else:
             # Nobody can say how the checks are now: what was raised stays.
             wanted.update(kv for kv in self._open.items() if kv[0].startswith(CHECK_PREFIX))
@@ -463,7 +404,7 @@ class Monitor:
 
     def _describe(self, name: str, severity: Severity, now: float) -> FaultRaised:
         if name.startswith(CHECK_PREFIX):
-            check = self.checks[name[len(CHECK_PREFIX) :]]
+            check = self.checks.of_fault(name)
             return FaultRaised(
                 self.uuid,
                 name,

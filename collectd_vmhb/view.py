@@ -71,7 +71,7 @@ class Eyes:
             ],
             "checks": [
                 {"name": check.name, "status": check.status.value, "text": check.text}
-                for check in sorted(monitor.checks.values(), key=lambda check: check.name)
+                for check in sorted(monitor.checks.results.values(), key=lambda check: check.name)
             ],
         }
 

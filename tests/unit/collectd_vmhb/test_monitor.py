@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectd_vmhb.monitor import BASE_PERIOD_MAX, CHECKS_MAX, MUTE, Monitor
+from collectd_vmhb.checks import CHECKS_MAX
+from collectd_vmhb.monitor import BASE_PERIOD_MAX, MUTE, Monitor
 from collectd_vmhb.protocol.messages import CHECKS_MAX as CHECKS_PER_REPORT
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.verdict import FaultRaised, Health, Severity
@@ -80,7 +81,7 @@ def test_named_checks_are_bounded_whatever_a_guest_reports() -> None:
         ]
         peer.answer(vmhb={"checks": checks, "more": part < 9})
         peer.live(1, answering=False)
-    assert len(peer.monitor.checks) <= CHECKS_MAX
+    assert len(peer.monitor.checks.results) <= CHECKS_MAX
 
 
 def test_a_lost_heartbeat_says_how_long_and_what_stands_in_the_way() -> None:

@@ -112,7 +112,7 @@ def test_unhealthy_is_a_fault_that_none_continues() -> None:
     replay.until(14.7)
     assert [fault for _, fault in replay.faults] == ["+check.health"], "corrective_action none"
     assert replay.monitor.health is Health.UNHEALTHY
-    assert replay.monitor.checks["health"].text == "File /tmp/unhealthy exists."
+    assert replay.monitor.checks.results["health"].text == "File /tmp/unhealthy exists."
     replay.until(16.0)
     assert [fault for _, fault in replay.faults] == ["+check.health", "-check.health"]
     assert replay.monitor.health is Health.HEALTHY

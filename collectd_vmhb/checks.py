@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one guest's health checks stand, as far as it has told; pure.
+
+A guest without named checks has one health bit, which counts as a check of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from collectd_vmhb.protocol import Answered, Check, CheckReport, CheckStatus
+from collectd_vmhb.verdict import CHECK_PREFIX, Severity
+
+#: Named checks kept for one VM.
+CHECKS_MAX = 64
+#: Answers without a session after which a guest is taken for one that will not open a new one.
+SESSIONLESS_ANSWERS = 3
+#: The name under which the published protocol's single health bit is reported.
+HEALTH_BIT = "health"
+
+_SEVERITY = {
+    CheckStatus.CRITICAL: Severity.FAILURE,
+    CheckStatus.WARNING: Severity.WARNING,
+    CheckStatus.UNKNOWN: Severity.WARNING,
+}
+
+
+class Checks:
+    """Puts one guest's reports together; kept for every VM of a host, hence small."""
+
+    __slots__ = ("_awaited", "_named", "_sessionless", "faults", "known", "results")
+
+    def __init__(self) -> None:
+        self.results: dict[str, Check] = {}
+        #: The faults that the results mean, by name.
+        self.faults: Mapping[str, Severity] = {}
+        #: The results are trusted once this process has seen a whole report.
+        self.known = False
+        self._named = False
+        #: While a full report is under way: the names that it has had so far.
+        self._awaited: set[str] | None = None
+        self._sessionless = 0
+
+    @property
+    def sick(self) -> bool:
+        """True if a check is critical."""
+        return Severity.FAILURE in self.faults.values()
+
+    def connected(self) -> None:
+        """A new connection: who answers may have lost its session."""
+        self._sessionless = 0
+
+    def opened(self, named: bool) -> None:
+        """A session begins; ``named``: with named checks, and a full report of them."""
+        self._named = named
+        self._awaited = set() if named else None
+
+    def take(self, answer: Answered, in_session: bool) -> None:
+        """Takes what an answer says, a late one too: the guest sends each change only once."""
+        if answer.report is not None:
+            self._merge(answer.report)
+        elif not self._named and self._health_bit_counts(in_session):
+            self._take_health_bit(answer)
+        else:
+            return
+        self.faults = {
+            CHECK_PREFIX + check.name: _SEVERITY[check.status]
+            for check in self.results.values()
+            if check.status is not CheckStatus.OK
+        }
+
+    def of_fault(self, name: str) -> Check:
+        """Returns the check behind a fault's name; KeyError if there is none."""
+        return self.results[name[len(CHECK_PREFIX) :]]
+
+    def _take_health_bit(self, answer: Answered) -> None:
+        self.results.clear()
+        if not answer.healthy:
+            self.results[HEALTH_BIT] = Check(
+                HEALTH_BIT, CheckStatus.CRITICAL, answer.log_msg, "", 0.0, 0.0
+            )
+        self.known = True
+
+    def _health_bit_counts(self, in_session: bool) -> bool:
+        """Without a session the guest may be one with named checks, asked to open a new one."""
+        if not in_session:
+            self._sessionless += 1
+        return in_session or self._sessionless >= SESSIONLESS_ANSWERS
+
+    def _merge(self, report: CheckReport) -> None:
+        for check in report.checks:
+            if check.name in self.results or len(self.results) < CHECKS_MAX:
+                self.results[check.name] = check
+        if self._awaited is None:
+            return
+        self._awaited.update(check.name for check in report.checks)
+        if not report.more:
+            for name in self.results.keys() - self._awaited:
+                del self.results[name]
+            self._awaited = None
+            self.known = True
