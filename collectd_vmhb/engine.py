@@ -22,12 +22,13 @@ import socket
 import threading
 import time
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Union
 
+from collectd_vmhb.attaching import Attaching
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
@@ -37,7 +38,7 @@ from collectd_vmhb.hypervisor import Attached, Finding, Looked, Reachable, Reboo
 from collectd_vmhb.impairments import DISK, LIBVIRT, MASS, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, policy_for
-from collectd_vmhb.provision import Attach, Connect, Impossible, next_step
+from collectd_vmhb.provision import Connect, Impossible, next_step
 from collectd_vmhb.publish import Note, Sample, engine_samples, vm_samples
 from collectd_vmhb.reporter import Reporter
 from collectd_vmhb.settings import Mode, Settings
@@ -56,8 +57,6 @@ from collectd_vmhb.wording import shown
 
 log = logging.getLogger(__name__)
 
-#: Attaches that may fail before a VM is reported: a start or a migration can be in the way.
-ATTACH_FAILURES_MAX = 3
 #: libvirt may be away that many seconds, as for its own restart, before the host is reported.
 LIBVIRT_AWAY_MAX = 60.0
 #: Whoever asks from another thread waits at most so many seconds for the loop.
@@ -110,8 +109,6 @@ class Watch:
     failures: int = 0
     #: A VM that just started does not wait for those that were found running.
     had_channel: bool = False
-    attaching: bool = False
-    attach_failures: int = 0
     #: The one entry of the heap that counts for this VM.
     scheduled: float = NEVER
     #: What was told to others: selector, reporter, libvirt.
@@ -170,9 +167,9 @@ class Engine:
         self._awareness = Awareness()
         self._correlation = Correlation()
         self._totals: Counter[str] = Counter(loops=0, errors=0, bytes_in=0, bytes_out=0)
-        #: VMs that were found running wait here for their channel.
-        self._attach_queue: deque[str] = deque()
-        self._attach_at = NEVER
+        self._attaching = Attaching(
+            settings.mode, settings.attach_rate, lambda *job: self._ask.attach(*job)
+        )
         self._scan_at = NEVER
         self._complete = False
         self._away_at = NEVER
@@ -331,7 +328,7 @@ class Engine:
         if MASS in self._impairments:
             others.append(self._correlation.mass_until)
         at = [deadline for deadline in others if deadline is not None]
-        return min(first, self._scan_at, self._attach_at, self._away_at, *at)
+        return min(first, self._scan_at, self._attaching.deadline, self._away_at, *at)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -345,8 +342,8 @@ class Engine:
             self._ask.scan()
             # Cleared by the scan: a daemon that hangs says nothing, not even that it is away.
             self._suspect_libvirt(now)
-        if now >= self._attach_at:
-            self._attach_next(now)
+        if now >= self._attaching.deadline:
+            self._attaching.turn(now)
         if now >= self._away_at:
             self._away_at = NEVER
             self._impairments.impair(
@@ -479,6 +476,7 @@ class Engine:
             },
         )
         grace = self._settings.grace_after_resume if expected else policy.grace_period
+        self._attaching.forget(domain.uuid)
         watch = self._watches[domain.uuid] = Watch(domain, policy, monitor)
         monitor.start(now, grace, expected)
         return watch
@@ -490,6 +488,7 @@ class Engine:
             watch.scheduled = NEVER
             self._reporter.established(uuid, None, now)
             self._impairments.unbar(uuid, now)
+        self._attaching.forget(uuid)
         self._correlation.forget(uuid)
         keep = frozenset() if reason == "gone from this host" else frozenset({BAD_POLICY})
         self._reporter.close(uuid, reason, keep)
@@ -550,61 +549,32 @@ class Engine:
 
     def _provision(self, watch: Watch, now: float, fresh: bool) -> None:
         """Sees to it that the channel is there; ``fresh``: the VM has just started."""
-        if watch.channel is not None or watch.domain.state is not DomainState.RUNNING:
+        if watch.channel is not None:
             return
-        step = next_step(watch.domain, watch.policy.channel, self._settings.mode)
+        step = self._attaching.provide(watch.domain, watch.policy.channel, now, fresh)
         if isinstance(step, Impossible):
-            self._cannot_monitor(watch, step.reason, step.text, now)
-        elif isinstance(step, Attach):
-            self._want_attached(watch, now, fresh)
-        elif isinstance(step, Connect) and watch.connect_at == NEVER:
-            watch.connect_at = now
-            self._schedule(watch, now)
-        if isinstance(step, Connect):
+            self._cannot_monitor(watch, step, now)
+        elif isinstance(step, Connect):
             watch.monitor.unreachable = False
             cleared = FaultCleared(watch.uuid, CANNOT_MONITOR, "the channel is there")
             self._report(watch.domain, cleared, now)
-
-    def _want_attached(self, watch: Watch, now: float, fresh: bool) -> None:
-        if watch.attaching:
-            return
-        watch.attaching = True
-        if fresh:
-            self._ask.attach(watch.uuid, watch.policy.channel)
-            return
-        self._attach_queue.append(watch.uuid)
-        if self._attach_at == NEVER:
-            self._attach_at = now
-
-    def _attach_next(self, now: float) -> None:
-        watch = None
-        while watch is None and self._attach_queue:
-            watch = self._watches.get(self._attach_queue.popleft())
-        if watch is None:
-            self._attach_at = NEVER
-            return
-        step = next_step(watch.domain, watch.policy.channel, self._settings.mode)
-        if watch.domain.state is DomainState.RUNNING and isinstance(step, Attach):
-            self._ask.attach(watch.uuid, watch.policy.channel)
-        else:
-            watch.attaching = False
-        self._attach_at = now + 1.0 / self._settings.attach_rate
+            if watch.connect_at == NEVER:
+                watch.connect_at = now
+                self._schedule(watch, now)
 
     def _on_attached(self, watch: Watch, attached: Attached, now: float) -> None:
-        watch.attaching = False
+        name, channel = _name(watch.domain), watch.policy.channel
         if attached.error is None:
-            watch.attach_failures = 0
-            log.info("VM %s: channel %s attached", _name(watch.domain), watch.policy.channel)
-            return
-        watch.attach_failures += 1
-        log.warning("VM %s: channel not attached: %s", _name(watch.domain), attached.error)
-        if watch.attach_failures >= ATTACH_FAILURES_MAX:
-            text = f"libvirt does not attach its channel: {attached.error}"
-            self._cannot_monitor(watch, "attach-failed", text, now)
+            log.info("VM %s: channel %s attached", name, channel)
+        else:
+            log.warning("VM %s: channel not attached: %s", name, attached.error)
+        impossible = self._attaching.answered(watch.uuid, attached.error)
+        if impossible is not None:
+            self._cannot_monitor(watch, impossible, now)
 
-    def _cannot_monitor(self, watch: Watch, reason: str, text: str, now: float) -> None:
+    def _cannot_monitor(self, watch: Watch, why: Impossible, now: float) -> None:
         watch.monitor.unreachable = True
-        fault = FaultRaised(watch.uuid, CANNOT_MONITOR, Severity.WARNING, text, now, reason)
+        fault = FaultRaised(watch.uuid, CANNOT_MONITOR, Severity.WARNING, why.text, now, why.reason)
         self._report(watch.domain, fault, now)
 
     def _connect(self, watch: Watch, now: float) -> None:
