@@ -31,6 +31,11 @@ _NAMES = {
 _CHECK = re.compile(r"check\.([A-Za-z0-9_.-]{1,48})")
 _HANDSHAKE = "open-faults"
 
+#: Event type of what is sent for a host and is no alarm.
+SIGN_OF_LIFE = "vmhb.alive"
+#: A lease in periods of re-sending: it ends when two renewals in a row are missing.
+LEASE_PERIODS = 2.0
+
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _INCIDENT = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -102,6 +107,9 @@ class OpenFaults:
 
 News = Union[Raised, Cleared, OpenFaults]
 
+#: Event type and payload, as oslo.messaging's notifications have them.
+Event = tuple[str, dict[str, object]]
+
 
 @dataclass(frozen=True)
 class Alarm:
@@ -120,8 +128,8 @@ class Alarm:
         """Name the alarm towards Vitrage; never used again once cleared."""
         return f"{self.incident}.{self.generation}"
 
-    def event(self, wanted: bool) -> tuple[str, dict[str, object]]:
-        """Return event type and payload that raise the alarm, or clear it when not wanted."""
+    def event(self, wanted: bool, lease: float) -> Event:
+        """Return what raises the alarm for `lease` seconds, or clears it when not wanted."""
         severity = self.severity if wanted else "OK"
         subject = self.subject
         resource = subject.instance or subject.host
@@ -138,8 +146,25 @@ class Alarm:
             # Vitrage fills this key in by looking for the resource's name, which is not unique
             # and changes; with an entry of empty type in collectd_conf.yaml it keeps ours.
             "graph_query_result": [{"id": resource, "vitrage_type": kind}],
+            # Not for Vitrage, which passes over it, but for `vmhb-vitrage sweep`.
+            "vmhb": {
+                "version": 1,
+                "host": subject.host,
+                "incident": self.incident,
+                "generation": self.generation,
+                "lease": lease if wanted else 0.0,
+            },
         }
         return f"collectd.alarm.{severity.lower()}", payload
+
+
+def sign_of_life(host: str, period: float, open_alarms: int, now: float) -> Event:
+    """Return the event that says that the engine of `host` lives, sent each `period` seconds.
+
+    No datasource of Vitrage asks for events of this type: Vitrage passes over it.
+    """
+    vmhb = {"version": 1, "host": host, "period": period, "open": open_alarms}
+    return SIGN_OF_LIFE, {"time": now, "vmhb": vmhb}
 
 
 def name_of(fault: str) -> str:

@@ -76,6 +76,7 @@ class Outbox:
         self._lock = threading.Lock()
         #: Per host, the handshake that is coming in: its id and the parts seen.
         self._handshakes: dict[str, tuple[str, dict[int, frozenset[str]]]] = {}
+        self._engines: set[str] = set()
         _create_private(path)
         self._db = sqlite3.connect(
             str(path), timeout=5.0, isolation_level=None, check_same_thread=False
@@ -136,6 +137,13 @@ class Outbox:
         with self._lock:
             rows = self._db.execute("SELECT * FROM alarm WHERE wanted ORDER BY turn").fetchall()
         return [_alarm(row) for row in rows]
+
+    def engines(self) -> dict[str, int]:
+        """Return the hosts whose engine has listed its faults to us, and how many are open."""
+        with self._lock:
+            rows = self._db.execute("SELECT host, count(*) FROM alarm WHERE wanted GROUP BY host")
+            counts = dict(rows.fetchall())
+            return {host: counts.get(host, 0) for host in sorted(self._engines)}
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -205,6 +213,8 @@ class Outbox:
         if len(seen) < news.parts:
             return False
         del self._handshakes[news.host]
+        if len(self._engines) < MAX_HANDSHAKES:
+            self._engines.add(news.host)
         listed = frozenset().union(*seen.values())
         rows = self._db.execute("SELECT * FROM alarm WHERE wanted AND host = ?", (news.host,))
         strays = [alarm for alarm in map(_alarm, rows.fetchall()) if alarm.incident not in listed]

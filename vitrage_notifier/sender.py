@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Callable, Protocol
 
+from vitrage_notifier.alarm import LEASE_PERIODS, sign_of_life
 from vitrage_notifier.outbox import Errand, Outbox
 
 #: Seconds between two attempts while the broker is away: doubled from the first to the last.
@@ -57,6 +58,8 @@ class Sender:
         self._clock = clock
         self._backoff = 0.0
         self._silent_for = 0.0
+        #: Hosts -> when their next sign of life is due.
+        self._signs: dict[str, float] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,16 +85,30 @@ class Sender:
 
     def step(self) -> float:
         """Send what is due next; return the seconds to wait before the next step."""
+        try:
+            self._send_signs_of_life(self._clock())
+        except Exception as problem:
+            return self._failed(problem)
         errand = self._outbox.next_errand(self._clock(), self._resend_interval)
         if errand is None:
             return min(IDLE, self._resend_interval)
         try:
-            self._transport.send(*errand.alarm.event(errand.wanted))
+            lease = LEASE_PERIODS * self._resend_interval
+            self._transport.send(*errand.alarm.event(errand.wanted, lease))
         except Exception as problem:
             return self._failed(problem)
         self._outbox.done(errand, self._clock())
         self._succeeded(errand)
         return 0.0
+
+    def _send_signs_of_life(self, now: float) -> None:
+        period = self._resend_interval
+        for host, open_alarms in self._outbox.engines().items():
+            # A clock that was set back must not silence us until it has caught up.
+            if now < self._signs.get(host, now) <= now + period:
+                continue
+            self._transport.send(*sign_of_life(host, period, open_alarms, now))
+            self._signs[host] = now + period
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -100,6 +100,13 @@ def test_an_alarm_arrives_where_vitrage_listens(ear: Ear, notifier: Notifier) ->
         "time": 1000.5,
         "id": "i.1",
         "graph_query_result": [{"id": VM, "vitrage_type": "nova.instance"}],
+        "vmhb": {
+            "version": 1,
+            "host": "compute-1",
+            "incident": "i",
+            "generation": 1,
+            "lease": 7200.0,
+        },
     }
     assert notifier.said.lines == []
 

@@ -20,6 +20,7 @@ from vitrage_notifier.alarm import (
     Subject,
     name_of,
     read,
+    sign_of_life,
 )
 
 VM = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
@@ -145,7 +146,7 @@ def test_every_fault_has_its_stable_name(fault: str, name: str) -> None:
 
 
 def test_an_alarm_on_a_vm_points_at_the_instance_by_its_uuid() -> None:
-    event_type, payload = Alarm(INCIDENT, 2, SUBJECT, "WARNING", 1000.0).event(wanted=True)
+    event_type, payload = Alarm(INCIDENT, 2, SUBJECT, "WARNING", 1000.0).event(True, 120.0)
     assert event_type == "collectd.alarm.warning"
     assert payload == {
         "host": VM,
@@ -157,20 +158,38 @@ def test_an_alarm_on_a_vm_points_at_the_instance_by_its_uuid() -> None:
         "time": 1000.0,
         "id": f"{INCIDENT}.2",
         "graph_query_result": [{"id": VM, "vitrage_type": "nova.instance"}],
+        "vmhb": {
+            "version": 1,
+            "host": "compute-1",
+            "incident": INCIDENT,
+            "generation": 2,
+            "lease": 120.0,
+        },
     }
     assert json.loads(json.dumps(payload)) == payload
 
 
 def test_an_alarm_on_a_host_points_at_the_host_by_its_name() -> None:
     subject = Subject("compute-1", "", "engine-impaired")
-    event_type, payload = Alarm(INCIDENT, 1, subject, "FAILURE", 1000.0).event(wanted=True)
+    event_type, payload = Alarm(INCIDENT, 1, subject, "FAILURE", 1000.0).event(True, 120.0)
     assert event_type == "collectd.alarm.failure"
     assert payload["host"] == "compute-1"
     assert payload["graph_query_result"] == [{"id": "compute-1", "vitrage_type": "nova.host"}]
 
 
-def test_clearing_says_ok_under_the_same_id() -> None:
+def test_clearing_says_ok_under_the_same_id_and_ends_the_lease() -> None:
     alarm = Alarm(INCIDENT, 1, SUBJECT, "FAILURE", 1000.0)
-    event_type, payload = alarm.event(wanted=False)
+    raised: dict[str, Any] = alarm.event(True, 120.0)[1]
+    event_type, payload = alarm.event(False, 120.0)
     assert event_type == "collectd.alarm.ok"
-    assert payload == {**alarm.event(wanted=True)[1], "severity": "OK"}
+    ended = {**raised["vmhb"], "lease": 0.0}
+    assert payload == {**raised, "severity": "OK", "vmhb": ended}
+
+
+def test_a_sign_of_life_is_no_event_of_vitrages_collectd_datasource() -> None:
+    event_type, payload = sign_of_life("compute-1", 60.0, 3, 1000.0)
+    assert not event_type.startswith("collectd.")
+    assert payload == {
+        "time": 1000.0,
+        "vmhb": {"version": 1, "host": "compute-1", "period": 60.0, "open": 3},
+    }

@@ -38,7 +38,7 @@ def send_all(outbox: Outbox, now: float = 0.0) -> list[tuple[str, str]]:
         errand = outbox.next_errand(now, RESEND)
         if errand is None:
             return sent
-        _, payload = errand.alarm.event(errand.wanted)
+        _, payload = errand.alarm.event(errand.wanted, 120.0)
         sent.append((str(payload["id"]), str(payload["severity"])))
         outbox.done(errand, now)
 
@@ -305,7 +305,7 @@ class Story(RuleBasedStateMachine):
     def the_broker_fails(self, delivered: bool) -> None:
         errand = self.outbox.next_errand(self.now, RESEND)
         if errand is not None and delivered:
-            self.vitrage.receive(errand.alarm.event(errand.wanted)[1])
+            self.vitrage.receive(errand.alarm.event(errand.wanted, 120.0)[1])
 
     @rule(count=st.integers(1, 4))
     def the_sender_works(self, count: int) -> None:
@@ -313,7 +313,7 @@ class Story(RuleBasedStateMachine):
             errand = self.outbox.next_errand(self.now, RESEND)
             if errand is None:
                 return
-            self.vitrage.receive(errand.alarm.event(errand.wanted)[1])
+            self.vitrage.receive(errand.alarm.event(errand.wanted, 120.0)[1])
             self.outbox.done(errand, self.now)
 
     @rule(subject=st.sampled_from(SUBJECTS), severity=st.sampled_from(["WARNING", "FAILURE"]))
@@ -321,7 +321,7 @@ class Story(RuleBasedStateMachine):
         errand = self.outbox.next_errand(self.now, RESEND)
         self.the_engine_raises(subject, severity, heard=True, meta=True)
         if errand is not None:
-            self.vitrage.receive(errand.alarm.event(errand.wanted)[1])
+            self.vitrage.receive(errand.alarm.event(errand.wanted, 120.0)[1])
             self.outbox.done(errand, self.now)
 
     @rule()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vitrage_notifier import sender as sender_module
-from vitrage_notifier.alarm import Cleared, Raised, Subject
+from vitrage_notifier.alarm import Cleared, OpenFaults, Raised, Subject
 from vitrage_notifier.outbox import Outbox
 from vitrage_notifier.sender import BACKOFF_LAST, IDLE, REMINDER, Log, Sender, Transport
 
@@ -33,7 +33,7 @@ class FakeTransport:
             self.hang.wait()
         if self.away:
             raise ConnectionError(self.away)
-        self.got.append((event_type, payload["id"]))
+        self.got.append((event_type, payload.get("id")))
         self.arrived.set()
 
     def close(self) -> None:
@@ -132,6 +132,21 @@ def test_open_alarms_are_sent_again(scene: Scene) -> None:
     scene.now += 60.0
     scene.sender.step()
     assert scene.transport.got == [("collectd.alarm.failure", "i.1")] * 2
+
+
+def test_a_host_whose_engine_has_listed_its_faults_gives_signs_of_life(scene: Scene) -> None:
+    assert scene.sender.step() == IDLE
+    assert scene.transport.got == []
+    scene.outbox.take(OpenFaults("compute-1", 1.0, "h", 1, 1, frozenset()))
+    for _ in range(3):
+        scene.sender.step()
+    assert scene.transport.got == [("vmhb.alive", None)]
+    scene.now += 60.0
+    scene.sender.step()
+    assert scene.transport.got == [("vmhb.alive", None)] * 2
+    scene.now -= 3600.0  # somebody sets the clock
+    scene.sender.step()
+    assert scene.transport.got == [("vmhb.alive", None)] * 3
 
 
 def test_the_thread_sends_at_once_when_woken_and_ends_when_told(scene: Scene) -> None:
