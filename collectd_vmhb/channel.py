@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host end of one port: a unix socket that QEMU listens on, never blocking."""
+"""The host end of one port: a unix or TCP socket that QEMU listens on, never blocking."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 from pathlib import Path
+
+from collectd_vmhb.domain import Address
 
 #: Read at once; more waits in the kernel, so that no guest delays the others.
 READ_MAX = 16 * 1024
@@ -16,6 +19,9 @@ UNSENT_MAX = 16 * 1024
 PATH_MAX = 107
 #: Seconds until the next try, by number of failures; the last repeats.
 RETRIES = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+#: Where to connect to who listens on every address.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens here
 
 
 class ChannelError(Exception):
@@ -29,14 +35,21 @@ class ChannelError(Exception):
 class Channel:
     """A connected channel. Raises ChannelError wherever the peer is found to be gone."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, address: Address) -> None:
         self._unsent = b""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        family = socket.AF_UNIX
+        if not isinstance(address, str):
+            address = (_LOOPBACK.get(address[0], address[0]), address[1])
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            _connect(self._socket, path)
+            if isinstance(address, str):
+                _connect(self._socket, address)
+            else:
+                _connect_tcp(self._socket, address)
         except OSError as error:
             self._socket.close()
-            raise _explain(error, path) from None
+            raise _explain(error, _written(address)) from None
 
     def fileno(self) -> int:
         """Returns the descriptor, for a selector."""
@@ -102,6 +115,21 @@ def _connect(sock: socket.socket, path: str) -> None:
         os.close(directory)
 
 
+def _connect_tcp(sock: socket.socket, address: tuple[str, int]) -> None:
+    # Only an address of this very host can be bound to: no other host is ever spoken to.
+    sock.bind((address[0], 0))
+    if sock.getsockname()[:2] == address:
+        # Nobody listens there, and TCP would connect the socket to itself.
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(BlockingIOError):
+        sock.connect(address)
+
+
+def _written(address: Address) -> str:
+    return address if isinstance(address, str) else f"TCP port {address[1]} of {address[0]}"
+
+
 def _explain(error: OSError, path: str) -> ChannelError:
     number = error.errno or 0
     if number in (errno.EACCES, errno.EPERM):
@@ -109,6 +137,8 @@ def _explain(error: OSError, path: str) -> ChannelError:
             f"no right to open {path}: collectd needs CAP_DAC_OVERRIDE or QEMU's group "
             f"(docs/operations.md, Rights)"
         )
+    elif number == errno.EADDRNOTAVAIL:
+        text = f"{path}: no address of this host, and none else is connected to"
     elif number == errno.EAGAIN:
         text = f"{path} has too many readers waiting: another program holds the channel"
     else:

@@ -76,10 +76,16 @@ def _take(node: ConfigNode, given: dict[str, Any]) -> None:
     key = _KEYS_BY_LOWER.get(node.key.lower())
     if key is None:
         raise ValueError(no_such_key(node.key, _OPTIONS))
-    if key in given:
+    option, before = _OPTIONS[key], given.get(key, ())
+    if key in given and not option.repeated:
         raise ValueError("the key is given twice; keep one of the lines")
     given[key] = _UNUSABLE
-    given[key] = _OPTIONS[key].read(node.values)
+    value = option.read(node.values)
+    if option.repeated and before is not _UNUSABLE:
+        if value[0] in dict(before):
+            raise ValueError("what is mapped here is mapped twice; keep one of the lines")
+        value = (*before, value)
+    given[key] = value
 
 
 def _contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[str]:
@@ -123,8 +129,14 @@ class _Option:
     field: str
     parse: Callable[[object], Any]
     several: bool = False
+    #: The key may be given again; each line adds a pair.
+    repeated: bool = False
 
     def read(self, values: tuple[object, ...]) -> Any:
+        if self.repeated:
+            if len(values) != 2:
+                raise ValueError("exactly two values are allowed: from, and to")
+            return self.parse(values[0]), self.parse(values[1])
         if self.several:
             return tuple(self.parse(value) for value in values)
         if len(values) != 1:
@@ -187,7 +199,8 @@ def _socket(value: object) -> Path:
 
 _uri = _matching(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]*", "a libvirt URI such as qemu:///system")
 _port_name = _matching(
-    r"[A-Za-z0-9_.-]{1,64}", "a port name of 1 to 64 letters, digits, dots, dashes or underscores"
+    r"[A-Za-z0-9_.-]{1,64}|serial:[1-9]",
+    "a port name of 1 to 64 letters, digits, dots, dashes or underscores, or serial:1 to serial:9,",
 )
 # The limits keep out slips of the pen (milliseconds for seconds); what is wise is narrower.
 _period = _number(" of seconds", 0.01, 3600.0)
@@ -199,6 +212,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "Mode": _Option("mode", _mode),
     "StateDir": _Option("state_dir", _directory),
     "ControlSocket": _Option("control_socket", _socket),
+    "SocketPathMap": _Option("socket_path_map", _directory, repeated=True),
     "ChannelName": _Option("channel_name", _port_name),
     "ChannelsAllowed": _Option("channels_allowed", _port_name, several=True),
     "Interval": _Option("interval", _period),

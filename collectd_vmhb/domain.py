@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Union
 from xml.etree import ElementTree
 
 
@@ -23,12 +25,25 @@ class DomainState(enum.Enum):
     SHUT_OFF = "shut off"
 
 
+#: Where QEMU listens: the path of a unix socket, or a numeric host and a TCP port.
+Address = Union[str, tuple[str, int]]
+#: What the name of a serial port begins with; its number follows.
+SERIAL = "serial:"
+
+
 @dataclass(frozen=True)
 class ChannelDevice:
-    """A virtio-serial channel of a domain; ``path`` is the host end's unix socket."""
+    """A port into the guest: a virtio-serial channel, or a serial port named ``serial:N``.
+
+    ``address`` is its host end, or None where that is nothing to connect to; ``host_end`` says
+    what it is, for people. ``guest_open``: a process in the guest has the port open, None where
+    libvirt does not say.
+    """
 
     name: str
-    path: str | None
+    address: Address | None
+    host_end: str = "a unix socket"
+    guest_open: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,8 @@ class Domain:
     has_virtio_serial: bool
 
 
+#: The words of a channel's ``state``, which libvirt gives once the guest has opened the port.
+_OPEN = {"connected": True, "disconnected": False}
 #: Namespaces of Nova's metadata, the newest first; 1.0 is what releases up to Ussuri write.
 _NOVA_NAMESPACES = (
     "{http://openstack.org/xmlns/libvirt/nova/1.1}",
@@ -113,11 +130,40 @@ def _text(element: ElementTree.Element, path: str) -> str:
 
 def _channels(root: ElementTree.Element) -> Iterator[ChannelDevice]:
     for channel in root.iterfind("devices/channel"):
-        target, source = channel.find("target[@type='virtio']"), channel.find("source")
-        name = None if target is None else target.get("name")
-        path = None if source is None else source.get("path")
-        if name and (path or channel.get("type") == "unix"):
-            yield ChannelDevice(name, path or None)
+        target = channel.find("target[@type='virtio']")
+        if target is not None and target.get("name"):
+            guest_open = _OPEN.get(target.get("state", ""))
+            yield ChannelDevice(target.get("name", ""), *_host_end(channel), guest_open)
+    for order, serial in enumerate(root.iterfind("devices/serial")):
+        target = serial.find("target")
+        number = None if target is None else target.get("port")
+        yield ChannelDevice(f"{SERIAL}{number or order}", *_host_end(serial))
+
+
+def _host_end(device: ElementTree.Element) -> tuple[Address | None, str]:
+    """Returns where QEMU listens for this device, if it does, and what is there in words."""
+    kind = device.get("type", "")
+    source, protocol = device.find("source"), device.find("protocol")
+    given = {} if source is None else source.attrib
+    if kind not in ("unix", "tcp"):
+        return None, f"a {kind}"
+    if given.get("mode", "bind") != "bind":
+        return None, f"a {kind} socket that QEMU itself connects"
+    if kind == "unix":
+        path = given.get("path")
+        return (path, "a unix socket") if path else (None, "a unix socket without a path")
+    if protocol is not None and protocol.get("type", "raw") != "raw":
+        return None, f"a TCP socket that speaks {protocol.get('type')}"
+    if given.get("tls") == "yes":
+        return None, "a TCP socket with TLS"
+    return _tcp_address(given.get("host", ""), given.get("service", ""))
+
+
+def _tcp_address(host: str, service: str) -> tuple[Address | None, str]:
+    try:
+        return (str(ipaddress.ip_address(host)), int(service)), "a TCP socket"
+    except ValueError:
+        return None, f"a TCP socket at {host}:{service}, which is no number"
 
 
 def _instance(root: ElementTree.Element) -> Instance | None:

@@ -38,7 +38,7 @@ from collectd_vmhb.hypervisor import Attached, Finding, Looked, Reachable, Reboo
 from collectd_vmhb.impairments import DISK, LIBVIRT, MASS, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, policy_for
-from collectd_vmhb.provision import Connect, Impossible, next_step
+from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
 from collectd_vmhb.publish import Note, Sample, engine_samples, vm_samples
 from collectd_vmhb.reporter import Reporter
 from collectd_vmhb.settings import Mode, Settings
@@ -582,7 +582,7 @@ class Engine:
         step = next_step(watch.domain, watch.policy.channel, self._settings.mode)
         if watch.domain.state is not DomainState.RUNNING or not isinstance(step, Connect):
             return
-        watch.channel = Channel(step.path)
+        watch.channel = Channel(seen_from_here(step.address, self._settings.socket_path_map))
         watch.had_channel = True
         self._impairments.unbar(watch.uuid, now)
         watch.monitor.connected(now)

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Union
 
-from collectd_vmhb.domain import Domain
+from collectd_vmhb.domain import SERIAL, Address, ChannelDevice, Domain
 from collectd_vmhb.settings import Mode
 
 
 @dataclass(frozen=True)
 class Connect:
-    """The channel is there, with its host end at this path."""
+    """The channel is there; QEMU listens at this address, as libvirt names it."""
 
-    path: str
+    address: Address
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ def next_step(domain: Domain, channel: str, mode: Mode) -> Step:
     """Says what leads to a connected channel of that name in a domain that runs."""
     for present in domain.channels:
         if present.name == channel:
-            if present.path:
-                return Connect(present.path)
-            return Impossible(
-                "no-path",
-                f"its channel {channel} has no unix socket on the host; remove it from the domain",
-            )
+            return _way_in(present)
+    if channel.startswith(SERIAL):
+        return Impossible(
+            "no-serial-port",
+            f"it has no serial port {channel[len(SERIAL) :]}, and a running VM gets none: with "
+            f"[serial_console] enabled in nova.conf, resize it to a flavor with more of "
+            f"hw:serial_port_count",
+        )
     if not domain.has_virtio_serial:
         # libvirt cannot plug a virtio-serial controller into a running domain.
         return Impossible(
@@ -58,6 +62,32 @@ def next_step(domain: Domain, channel: str, mode: Mode) -> Step:
             "rebuild it, or stop it and use nova-manage image_property set",
         )
     return Leave() if mode is Mode.OBSERVE else Attach(channel)
+
+
+def _way_in(present: ChannelDevice) -> Step:
+    if present.address is not None:
+        return Connect(present.address)
+    # It belongs to somebody else: a second one of the same name would only hide the mistake.
+    return Impossible(
+        "occupied",
+        f"its {present.name} is {present.host_end}, where QEMU does not listen for us: take that "
+        f"device out of the domain, or choose another vmhb:channel",
+    )
+
+
+def seen_from_here(address: Address, paths: Iterable[tuple[PurePath, PurePath]]) -> Address:
+    """Returns where this process finds what libvirt names; of several prefixes the longest counts.
+
+    ``paths`` are pairs of a directory as libvirt sees it and as this process does.
+    """
+    if not isinstance(address, str):
+        return address
+    path = PurePath(address)
+    fitting = [pair for pair in paths if pair[0] == path or pair[0] in path.parents]
+    if not fitting:
+        return address
+    theirs, ours = max(fitting, key=lambda pair: len(pair[0].parts))
+    return str(ours / path.relative_to(theirs))
 
 
 def channel_xml(channel: str) -> str:

@@ -33,6 +33,8 @@ class Settings:
     state_dir: Path = Path("/var/lib/vmhb")
     #: Where the command `vmhb` finds the engine.
     control_socket: Path = Path("/run/vmhb/control.sock")
+    #: Directories as libvirt sees them, and as this process does, which may be in a container.
+    socket_path_map: tuple[tuple[Path, Path], ...] = ()
 
     #: Port name used when the flavor names none, and the names a flavor may choose from.
     channel_name: str = "org.openstack.vmhb.0"

@@ -37,19 +37,22 @@ class Mode(enum.Enum):
 class StandIn:
     """One guest's end of one channel, served by a thread of its own until `stop`."""
 
-    def __init__(self, path: Path, mode: Mode = Mode.HEALTHY) -> None:
+    def __init__(self, path: Path | None, mode: Mode = Mode.HEALTHY) -> None:
+        """Listens on a unix socket, or without a path on a TCP port of the loopback."""
         self.mode = mode
         self.path = path
         self.connections = 0
         self.answers = 0
         self._sequence = 0
         self._stopping = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
+        self._listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+        self._listener.bind(str(path) if path else ("127.0.0.1", 0))
         # QEMU serves one connection; others wait.
         self._listener.listen(1)
         self._listener.settimeout(_TURN)
-        self._thread = threading.Thread(target=self._run, name=f"stand-in-{path.name}", daemon=True)
+        #: Where it listens, as a socket's address.
+        self.address = self._listener.getsockname()
+        self._thread = threading.Thread(target=self._run, name="stand-in", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -57,7 +60,8 @@ class StandIn:
         self._stopping.set()
         self._thread.join()
         self._listener.close()
-        self.path.unlink()
+        if self.path:
+            self.path.unlink()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -175,6 +175,35 @@ def test_a_vm_that_restarts_is_followed_to_its_new_socket(node: Node, tmp_path: 
     assert node.said() == [("heartbeat-lost", "failure"), ("heartbeat-lost", "okay")]
 
 
+def test_a_vm_is_monitored_over_a_serial_port_that_nova_made(start: Start) -> None:
+    node = start(replace(SETTINGS, channels_allowed=("serial:1",)))
+    guest = StandIn(None)
+    node.guests.append(guest)
+    specs = {**FAST, "vmhb:channel": "serial:1"}
+    ports = (ChannelDevice("serial:0", None, "a pty"), ChannelDevice("serial:1", guest.address))
+    node.see(domain(None, specs, channels=ports, has_virtio_serial=False))
+    node.wait_healthy()
+    guest.mode = Mode.SILENT
+    node.wait_said("heartbeat-lost", "failure")
+    guest.mode = Mode.HEALTHY
+    node.wait_said("heartbeat-lost", "okay")
+    assert [job for job in node.asked if job[0] == "attach"] == []
+
+
+def test_a_socket_is_found_where_this_side_of_a_container_has_it(
+    start: Start, tmp_path: Path
+) -> None:
+    deep = tmp_path / "as-deep-as-a-container-puts-libvirts-directories" / ("volume" * 10)
+    deep.mkdir(parents=True)
+    short = tmp_path / "short"
+    short.symlink_to(deep)
+    node = start(replace(SETTINGS, socket_path_map=((Path("/run/libvirt/qemu"), deep),)))
+    node.guest(short / "port")
+    assert len(str(deep / "port")) > 107, "longer than an address can be"
+    node.see(domain(Path("/run/libvirt/qemu/port")))
+    node.wait_healthy()
+
+
 def test_silence_while_paused_is_no_failure(node: Node, tmp_path: Path) -> None:
     path = tmp_path / "port"
     guest = node.guest(path)

@@ -194,6 +194,44 @@ def test_a_long_path_that_is_not_there_is_named_in_full(tmp_path: Path) -> None:
     assert missing.value.errno == errno.ENOENT
 
 
+@pytest.mark.parametrize("listening", ["127.0.0.1", "0.0.0.0"])
+def test_a_tcp_port_of_this_host_is_connected_to(listening: str) -> None:
+    with socket.create_server((listening, 0)) as listener:
+        channel = Channel((listening, listener.getsockname()[1]))
+        end, _ = listener.accept()
+    with end:
+        channel.write(LINE)
+        assert end.recv(2000) == LINE
+        end.sendall(b"answer")
+        assert readable(channel)
+        assert channel.read() == b"answer"
+    channel.close()
+
+
+def test_a_tcp_port_that_nobody_serves_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    with pytest.raises(ChannelError) as refused, contextlib.closing(Channel(address)) as channel:
+        channel.read()
+    assert refused.value.errno == errno.ECONNREFUSED
+
+
+def test_no_other_host_is_connected_to() -> None:
+    # 192.0.2.0/24 is kept for documentation: no host has it.
+    with pytest.raises(ChannelError, match=r"TCP port 10001 of 192\.0\.2\.1: no address of this"):
+        Channel(("192.0.2.1", 10001))
+
+
+def test_a_port_that_is_its_own_source_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    bind = socket.socket.bind
+    monkeypatch.setattr(socket.socket, "bind", lambda sock, any_port: bind(sock, address))
+    with pytest.raises(ChannelError) as refused:
+        Channel(address)
+    assert refused.value.errno == errno.ECONNREFUSED
+
+
 def test_tries_become_rarer_up_to_a_bound() -> None:
     waits = [retry_after(failures) for failures in range(1, 9)]
     assert waits == sorted(waits)

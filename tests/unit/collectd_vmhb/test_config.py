@@ -45,6 +45,7 @@ EVERY_KEY: dict[str, tuple[tuple[object, ...], object]] = {
     "Mode": (("Observe",), Mode.OBSERVE),
     "StateDir": (("/srv/vmhb",), Path("/srv/vmhb")),
     "ControlSocket": (("/srv/vmhb.sock",), Path("/srv/vmhb.sock")),
+    "SocketPathMap": (("/var/lib/libvirt", "/mnt"), ((Path("/var/lib/libvirt"), Path("/mnt")),)),
     "ChannelName": (("a.b-c_0",), "a.b-c_0"),
     "ChannelsAllowed": (("cgcs.heartbeat", "a.b-c_0"), ("cgcs.heartbeat", "a.b-c_0")),
     "Interval": ((2.0,), 2.0),
@@ -89,13 +90,37 @@ def test_an_empty_block_means_the_defaults() -> None:
     assert read() == Settings()
 
 
+def test_paths_are_mapped_line_by_line() -> None:
+    pairs = [("/run/libvirt", "/host/run"), ("/var/lib/libvirt", "/host/lib")]
+    settings = read(*(("SocketPathMap", *pair) for pair in pairs))
+    assert settings.socket_path_map == tuple((Path(a), Path(b)) for a, b in pairs)
+
+
+def test_a_path_is_mapped_once() -> None:
+    lines = [("SocketPathMap", "/run", f"/host/{number}") for number in range(2)]
+    assert problems(*lines) == [
+        'SocketPathMap "/run" "/host/1": what is mapped here is mapped twice; keep one of the lines'
+    ]
+
+
+def test_every_line_of_a_map_that_is_wrong_is_told() -> None:
+    lines = [("SocketPathMap", name, "/host") for name in ("run", "/run", "lib")]
+    assert [text.partition(":")[0] for text in problems(*lines)] == [
+        'SocketPathMap "run" "/host"',
+        'SocketPathMap "lib" "/host"',
+    ]
+
+
 @pytest.mark.parametrize("key", ["interval", "INTERVAL", "Interval", "inTerVal"])
 def test_keys_match_in_any_case(key: str) -> None:
     assert read((key, 2.0)).interval == 2.0
 
 
 SECONDS = "an unquoted number of seconds from 0.01 to 3600 is allowed"
-PORT_NAME = "a port name of 1 to 64 letters, digits, dots, dashes or underscores is allowed"
+PORT_NAME = (
+    "a port name of 1 to 64 letters, digits, dots, dashes or underscores, "
+    "or serial:1 to serial:9, is allowed"
+)
 MODES = "one of observe, attach, report is allowed"
 
 BAD_LINES: list[tuple[Line, str]] = [
@@ -134,6 +159,15 @@ BAD_LINES: list[tuple[Line, str]] = [
         ("StateDir", "var/lib/vmhb"),
         'StateDir "var/lib/vmhb": an absolute path (one that begins with /) is allowed',
     ),
+    (
+        ("SocketPathMap", "/run/libvirt"),
+        'SocketPathMap "/run/libvirt": exactly two values are allowed: from, and to',
+    ),
+    (
+        ("SocketPathMap", "/run/libvirt", "host"),
+        'SocketPathMap "/run/libvirt" "host": an absolute path (one that begins with /) is allowed',
+    ),
+    (("ChannelName", "serial:0"), f'ChannelName "serial:0": {PORT_NAME}'),
     (
         ("ControlSocket", "/run/" + "x" * 103),
         f'ControlSocket "/run/{"x" * 56}...": an absolute path of at most 107 bytes '

@@ -37,6 +37,9 @@ def domain_xml(devices: str = "", metadata: str = "") -> str:
     )
 
 
+NO_PATH = "a unix socket without a path"
+
+
 def nova_metadata(flavor: str, version: str = "1.1") -> str:
     return (
         f"<nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/{version}'>"
@@ -59,7 +62,10 @@ def test_each_nova_release_is_understood(file: str, extra_specs: dict[str, str] 
     domain = parse(golden(file))
     assert (domain.uuid, domain.name) == (UUID, "instance-00000001")
     assert domain.instance == Instance("hb1", "fake", "m1.vmhb", extra_specs)
-    assert domain.channels == (ChannelDevice("org.qemu.guest_agent.0", AGENT_PATH.format(1)),)
+    assert domain.channels == (
+        ChannelDevice("org.qemu.guest_agent.0", AGENT_PATH.format(1)),
+        ChannelDevice("serial:0", None, "a pty"),
+    )
 
 
 def test_a_running_guest_of_a_real_nova_is_understood() -> None:
@@ -70,7 +76,10 @@ def test_a_running_guest_of_a_real_nova_is_understood() -> None:
         "m1.vmhb",
         {"vmhb:enabled": "true", "vmhb:interval": "1", "hw_rng:allowed": "false"},
     )
-    assert domain.channels == (ChannelDevice("org.qemu.guest_agent.0", AGENT_PATH.format(3)),)
+    assert domain.channels == (
+        ChannelDevice("org.qemu.guest_agent.0", AGENT_PATH.format(3), guest_open=False),
+        ChannelDevice("serial:0", None, "a pty"),
+    )
     assert domain.has_virtio_serial
 
 
@@ -115,22 +124,35 @@ def test_a_silent_nova_leaves_empty_words() -> None:
         (
             "<channel type='unix'><source mode='bind' path='/s'/>"
             "<target type='virtio' name='a' state='connected'/></channel>",
-            (ChannelDevice("a", "/s"),),
+            (ChannelDevice("a", "/s", guest_open=True),),
+        ),
+        (
+            "<channel type='unix'><source mode='bind' path='/s'/>"
+            "<target type='virtio' name='a' state='disconnected'/></channel>",
+            (ChannelDevice("a", "/s", guest_open=False),),
         ),
         (
             "<channel type='unix'><target type='virtio' name='a'/></channel>",
-            (ChannelDevice("a", None),),
+            (ChannelDevice("a", None, NO_PATH),),
         ),
         (
             "<channel type='unix'><source path=''/><target type='virtio' name='a'/></channel>",
-            (ChannelDevice("a", None),),
+            (ChannelDevice("a", None, NO_PATH),),
         ),
         (
             "<channel type='pty'><source path='/dev/pts/3'/>"
             "<target type='virtio' name='a'/></channel>",
-            (ChannelDevice("a", "/dev/pts/3"),),
+            (ChannelDevice("a", None, "a pty"),),
         ),
-        ("<channel type='spicevmc'><target type='virtio' name='a'/></channel>", ()),
+        (
+            "<channel type='unix'><source mode='connect' path='/s'/>"
+            "<target type='virtio' name='a'/></channel>",
+            (ChannelDevice("a", None, "a unix socket that QEMU itself connects"),),
+        ),
+        (
+            "<channel type='spicevmc'><target type='virtio' name='a'/></channel>",
+            (ChannelDevice("a", None, "a spicevmc"),),
+        ),
         (
             "<channel type='unix'><source path='/s'/><target type='guestfwd' name='a'/></channel>",
             (),
@@ -138,12 +160,77 @@ def test_a_silent_nova_leaves_empty_words() -> None:
         ("<channel type='unix'><source path='/s'/><target type='virtio'/></channel>", ()),
         ("<channel type='unix'/>", ()),
     ],
-    ids=["full", "no source", "no path", "pty", "spice", "guestfwd", "nameless", "no target"],
+    ids=[
+        "open",
+        "closed",
+        "no source",
+        "no path",
+        "pty",
+        "QEMU connects",
+        "spice",
+        "guestfwd",
+        "nameless",
+        "no target",
+    ],
 )
 def test_channels_are_virtio_ports_with_a_name(
     channel: str, expected: tuple[ChannelDevice, ...]
 ) -> None:
     assert parse(domain_xml(devices=channel)).channels == expected
+
+
+def serial(kind: str, source: str, protocol: str = "", port: str = "port='1'") -> str:
+    return (
+        f"<serial type='{kind}'><source {source}/>{protocol}<log file='/console.log'/>"
+        f"<target type='isa-serial' {port}><model name='isa-serial'/></target></serial>"
+    )
+
+
+TCP = "mode='bind' host='127.0.0.1' service='10001'"
+RAW, TELNET = "<protocol type='raw'/>", "<protocol type='telnet'/>"
+
+
+@pytest.mark.parametrize(
+    ("device", "address", "host_end"),
+    [
+        (serial("unix", "mode='bind' path='/s'"), "/s", "a unix socket"),
+        (serial("tcp", TCP, RAW), ("127.0.0.1", 10001), "a TCP socket"),
+        (serial("tcp", TCP), ("127.0.0.1", 10001), "a TCP socket"),
+        (serial("tcp", "mode='bind' host='::1' service='9'"), ("::1", 9), "a TCP socket"),
+        (serial("tcp", TCP, TELNET), None, "a TCP socket that speaks telnet"),
+        (serial("tcp", TCP + " tls='yes'", RAW), None, "a TCP socket with TLS"),
+        (
+            serial("tcp", "mode='bind' host='node-1' service='10001'", RAW),
+            None,
+            "a TCP socket at node-1:10001, which is no number",
+        ),
+        (
+            serial("tcp", "mode='connect' host='127.0.0.1' service='10001'", RAW),
+            None,
+            "a tcp socket that QEMU itself connects",
+        ),
+        (serial("pty", "path='/dev/pts/3'"), None, "a pty"),
+    ],
+)
+def test_a_serial_port_is_a_channel_named_by_its_number(
+    device: str, address: object, host_end: str
+) -> None:
+    console = serial("pty", "path='/dev/pts/1'", port="port='0'")
+    channels = parse(domain_xml(devices=console + device)).channels
+    assert channels == (
+        ChannelDevice("serial:0", None, "a pty"),
+        ChannelDevice("serial:1", address, host_end),  # type: ignore[arg-type]
+    )
+
+
+def test_serial_ports_without_a_number_are_counted() -> None:
+    devices = (
+        serial("unix", "path='/a'", port="") + "<serial type='unix'><source path='/b'/></serial>"
+    )
+    assert [(port.name, port.address) for port in parse(domain_xml(devices=devices)).channels] == [
+        ("serial:0", "/a"),
+        ("serial:1", "/b"),
+    ]
 
 
 def test_channels_keep_their_order() -> None:

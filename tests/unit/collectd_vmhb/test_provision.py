@@ -6,8 +6,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, parse_domain
-from collectd_vmhb.provision import Attach, Connect, Impossible, Leave, channel_xml, next_step
+from collectd_vmhb.domain import Address, ChannelDevice, Domain, DomainState, parse_domain
+from collectd_vmhb.provision import (
+    Attach,
+    Connect,
+    Impossible,
+    Leave,
+    channel_xml,
+    next_step,
+    seen_from_here,
+)
 from collectd_vmhb.settings import Mode
 
 NAME = "org.openstack.vmhb.0"
@@ -44,11 +52,58 @@ def test_without_a_controller_it_says_what_to_do(mode: Mode) -> None:
     assert "hw_qemu_guest_agent=yes" in step.text
 
 
-def test_a_channel_without_a_socket_says_what_to_do() -> None:
-    step = next_step(domain(ChannelDevice(NAME, None)), NAME, Mode.REPORT)
+@pytest.mark.parametrize("name", [NAME, "serial:1"])
+@pytest.mark.parametrize("mode", Mode)
+def test_a_port_that_belongs_to_somebody_else_is_left_to_him(mode: Mode, name: str) -> None:
+    step = next_step(domain(ChannelDevice(name, None, "a pty")), name, mode)
     assert isinstance(step, Impossible)
-    assert step.reason == "no-path"
-    assert NAME in step.text
+    assert step.reason == "occupied"
+    assert f"its {name} is a pty" in step.text
+
+
+@pytest.mark.parametrize("address", ["/serial", ("127.0.0.1", 10001)])
+def test_a_serial_port_is_connected_to(address: Address) -> None:
+    ports = (ChannelDevice("serial:0", "/console"), ChannelDevice("serial:1", address))
+    assert next_step(domain(*ports, controller=False), "serial:1", Mode.OBSERVE) == Connect(address)
+
+
+def test_a_serial_port_that_is_missing_is_never_attached() -> None:
+    step = next_step(domain(ChannelDevice("serial:0", "/console")), "serial:1", Mode.REPORT)
+    assert isinstance(step, Impossible)
+    assert step.reason == "no-serial-port"
+    assert "no serial port 1" in step.text
+    assert "hw:serial_port_count" in step.text
+
+
+PATHS = (
+    (Path("/var/lib/libvirt"), Path("/host/libvirt")),
+    (Path("/var/lib/libvirt/qemu/channel"), Path("/channels")),
+    (Path("/run/libvirt"), Path("/host/run")),
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("/var/lib/libvirt/qemu/a.sock", "/host/libvirt/qemu/a.sock"),
+        ("/var/lib/libvirt/qemu/channel/target/a", "/channels/target/a"),
+        ("/run/libvirt/qemu/channel/1-vm/a", "/host/run/qemu/channel/1-vm/a"),
+        ("/run/libvirt-other/a", "/run/libvirt-other/a"),
+        ("/run/libvirt", "/host/run"),
+        ("/srv/a", "/srv/a"),
+        (("127.0.0.1", 10001), ("127.0.0.1", 10001)),
+    ],
+)
+def test_what_libvirt_names_is_found_under_the_longest_prefix(
+    address: Address, here: Address
+) -> None:
+    assert seen_from_here(address, PATHS) == here
+    assert seen_from_here(address, tuple(reversed(PATHS))) == here
+
+
+def test_the_root_of_another_namespace_can_be_mapped() -> None:
+    paths = [(Path("/"), Path("/proc/1/root"))]
+    assert seen_from_here("/run/a", paths) == "/proc/1/root/run/a"
 
 
 def test_novas_own_domain_with_the_guest_agents_channel_can_be_attached_to() -> None:
