@@ -85,6 +85,7 @@ class Guest:
     Without `extra_specs` (None) their element is absent from the domain XML, as with Nova before
     32; empty means that the flavor has none. Without `controller` nothing can be hot-plugged.
     `agent` says whether the agent starts with the guest; `port` is the name it looks for.
+    `devices` is XML of further devices.
     """
 
     node: Node
@@ -95,6 +96,7 @@ class Guest:
         default_factory=lambda: {"vmhb:enabled": "true", "vmhb:interval": "1"}
     )
     controller: bool = True
+    devices: str = ""
     agent: bool = True
     port: str = CHANNEL
     memory: int = 0  # MiB; 0: what the image needs
@@ -132,7 +134,8 @@ class Guest:
             cmdline=f"hostname={self.display_name} vmhb_port={self.port}"
             + ("" if self.agent else " vmhb_agent=off"),
             console=self._console,
-            channels=_GUEST_AGENT.format(name=self.name) if self.controller else "",
+            channels=(_GUEST_AGENT.format(name=self.name) if self.controller else "")
+            + self.devices,
         )
 
     def define(self) -> None:

@@ -7,7 +7,7 @@ from typing import Union
 
 from tests.lab.lab import Lab
 
-Value = Union[str, float, bool]
+Value = Union[str, float, bool, tuple[str, ...]]
 
 
 def stanza(lab: Lab, *, notifier: bool = True, **settings: Value) -> str:
@@ -25,4 +25,6 @@ def stanza(lab: Lab, *, notifier: bool = True, **settings: Value) -> str:
 
 
 def _literal(value: Value) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_literal, value))
     return f'"{value}"' if isinstance(value, str) else str(value).lower()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways into a guest, on real QEMU: serial ports, channels of other people, `vmhb detach`."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+
+import libvirt
+import pytest
+
+from tests.e2e.conftest import SPECS, Cloud
+from tests.lab.guest import Guest
+from tests.lab.product import stanza
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+
+NOVA = "http://openstack.org/xmlns/libvirt/nova/1.1"
+PORTS = ("org.openstack.vmhb.0", "serial:1", "serial:2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _allowed(cloud: Cloud) -> Iterator[None]:
+    """The operator allows serial ports for the time of this module."""
+    cloud.collectd.stop()
+    keys = stanza(
+        cloud.lab, HoldDown=0.0, GraceAfterResume=3.0, ReconcileInterval=2.0, ChannelsAllowed=PORTS
+    )
+    cloud.collectd.start(keys)
+    yield
+    cloud.collectd.stop()
+    cloud.collectd.start(cloud.stanza)
+
+
+def set_specs(guest: Guest, **changed: str) -> None:
+    """Changes the extra specs of a running VM, as Nova does it."""
+    guest.extra_specs = {**SPECS, **{f"vmhb:{key}": value for key, value in changed.items()}}
+    found = re.search(r"<nova:instance .*</nova:instance>", guest.xml(), re.DOTALL)
+    assert found
+    element = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+    guest.domain.setMetadata(element, found[0], "instance", NOVA, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def serve(guest: Guest, tty: str) -> None:
+    """Starts the shell's agent on a serial port."""
+    script = "/usr/share/vmhb-guest/vmhb-guest.sh"
+    guest.run(
+        f"stty raw -echo <{tty}; setsid sh {script} {tty} </dev/null >/dev/null 2>&1 & "
+        f"echo $! >/run/agent.pid"
+    )
+
+
+def test_serial_ports_that_nova_gives_are_a_way_in(cloud: Cloud) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    guest = cloud.lab.boot(
+        "serial",
+        controller=False,
+        agent=False,
+        extra_specs={**SPECS, "vmhb:channel": "serial:1"},
+        devices=f"""
+    <serial type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/serial.1'/></serial>
+    <serial type='tcp'>
+      <source mode='bind' host='127.0.0.1' service='{port}'/><protocol type='raw'/>
+    </serial>""",
+    )
+    try:
+        guest.wait_booted()
+        serve(guest, "/dev/ttyS1")
+        cloud.healthy(guest)
+        mark = cloud.mark()
+        guest.kill_agent()
+        cloud.notified(guest, "heartbeat-lost", bad=True, since=mark)
+        serve(guest, "/dev/ttyS1")
+        cloud.notified(guest, "heartbeat-lost", bad=False, since=mark)
+        guest.kill_agent()
+        set_specs(guest, channel="serial:2")
+        serve(guest, "/dev/ttyS2")
+        cloud.healthy(guest)
+        mark = cloud.mark()
+        guest.kill_agent()
+        cloud.notified(guest, "heartbeat-lost", bad=True, since=mark)
+    finally:
+        guest.destroy()
+        guest.undefine()
+
+
+def test_a_serial_port_that_is_not_there_is_told(cloud: Cloud) -> None:
+    mark = cloud.mark()
+    guest = cloud.lab.boot("bare", agent=False, extra_specs={**SPECS, "vmhb:channel": "serial:1"})
+    try:
+        row = cloud.notified(guest, "cannot-monitor", bad=True, since=mark)
+        assert row["meta"]["reason"] == "no-serial-port"
+    finally:
+        guest.destroy()
+        guest.undefine()
