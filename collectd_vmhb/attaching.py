@@ -2,15 +2,17 @@
 """Who waits for a channel, whose turn it is, and what came of it; pure.
 
 VMs that are found running are served at the operator's rate, so that a restart of the engine is
-no burst for libvirt; one that has just started does not stand in that queue.
+no burst for libvirt; one that has just started does not stand in that queue. Whoever takes the
+channel away again and again has his reasons: he is given in to, and told of.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.provision import Attach, Connect, Impossible, next_step
@@ -18,6 +20,10 @@ from collectd_vmhb.settings import Mode
 
 #: Attaches that may fail before a VM is reported: a start or a migration can be in the way.
 FAILURES_MAX = 3
+#: Seconds from one attach to the next of the same run, by the number of those in the last HOUR;
+#: whose channel went as often as there are entries is left without until one of them is older.
+PAUSES = (0.0, 0.0, 10.0, 60.0, 300.0)
+HOUR = 3600.0
 
 
 @dataclass(eq=False)
@@ -29,6 +35,8 @@ class _Case:
     #: It stands in the queue, or libvirt has been asked.
     waiting: bool = False
     failures: int = 0
+    #: When its channel was attached, within the last hour.
+    attached: list[float] = field(default_factory=list)
 
 
 class Attaching:
@@ -38,12 +46,21 @@ class Attaching:
     """
 
     def __init__(self, mode: Mode, rate: float, attach: Callable[[str, str], None]) -> None:
-        self.deadline = math.inf
         self._mode = mode
         self._pause = 1.0 / rate
         self._attach = attach
         self._cases: dict[str, _Case] = {}
-        self._queue: deque[_Case] = deque()
+        self._queue: list[tuple[float, int, _Case]] = []
+        self._order = itertools.count()
+        #: No VM of the queue is served before.
+        self._next_turn = -math.inf
+
+    @property
+    def deadline(self) -> float:
+        """When `turn` has something to do."""
+        while self._queue and not self._is_open(self._queue[0][2]):
+            heapq.heappop(self._queue)
+        return max(self._queue[0][0], self._next_turn) if self._queue else math.inf
 
     def provide(
         self, domain: Domain, channel: str, now: float, fresh: bool
@@ -58,7 +75,7 @@ class Attaching:
             return None
         step = next_step(domain, channel, self._mode)
         if isinstance(step, Attach):
-            self._want(case, now, fresh)
+            return self._want(case, now, fresh)
         return step if isinstance(step, (Connect, Impossible)) else None
 
     def forget(self, uuid: str) -> None:
@@ -67,37 +84,47 @@ class Attaching:
 
     def turn(self, now: float) -> None:
         """Serves the next VM in the queue, at most one each time."""
-        while self._queue and self._cases.get(self._queue[0].domain.uuid) is not self._queue[0]:
-            self._queue.popleft()
-        if not self._queue:
-            self.deadline = math.inf
+        if now < self.deadline:
             return
-        case = self._queue.popleft()
+        _, _, case = heapq.heappop(self._queue)
         step = next_step(case.domain, case.channel, self._mode)
         if case.domain.state is DomainState.RUNNING and isinstance(step, Attach):
             self._attach(case.domain.uuid, case.channel)
         else:
             case.waiting = False
-        self.deadline = now + self._pause
+        self._next_turn = now + self._pause
 
-    def answered(self, uuid: str, error: str | None) -> Impossible | None:
+    def answered(self, uuid: str, error: str | None, now: float) -> Impossible | None:
         """Takes what libvirt says of an attach; returns what is to be told when it fails on."""
         case = self._cases.get(uuid)
         if case is None:
             return None
         case.waiting = False
         case.failures = 0 if error is None else case.failures + 1
+        if error is None:
+            case.attached.append(now)
         if case.failures < FAILURES_MAX:
             return None
         return Impossible("attach-failed", f"libvirt does not attach its channel: {error}")
 
-    def _want(self, case: _Case, now: float, fresh: bool) -> None:
+    def _want(self, case: _Case, now: float, fresh: bool) -> Impossible | None:
         if case.waiting:
-            return
+            return None
+        case.attached = [at for at in case.attached if at > now - HOUR]
+        times = len(case.attached)
+        if times >= len(PAUSES):
+            return Impossible(
+                "detached",
+                f"something has detached its channel {times} times within an hour: find out what "
+                f"does, or switch its monitoring off; it is attached again later",
+            )
         case.waiting = True
         if fresh:
             self._attach(case.domain.uuid, case.channel)
-            return
-        self._queue.append(case)
-        if self.deadline == math.inf:
-            self.deadline = now
+        else:
+            at = max(now, case.attached[-1] + PAUSES[times]) if times else now
+            heapq.heappush(self._queue, (at, next(self._order), case))
+        return None
+
+    def _is_open(self, case: _Case) -> bool:
+        return self._cases.get(case.domain.uuid) is case

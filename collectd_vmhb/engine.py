@@ -568,7 +568,7 @@ class Engine:
             log.info("VM %s: channel %s attached", name, channel)
         else:
             log.warning("VM %s: channel not attached: %s", name, attached.error)
-        impossible = self._attaching.answered(watch.uuid, attached.error)
+        impossible = self._attaching.answered(watch.uuid, attached.error, now)
         if impossible is not None:
             self._cannot_monitor(watch, impossible, now)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from collectd_vmhb.attaching import FAILURES_MAX, Attaching
+from collectd_vmhb.attaching import FAILURES_MAX, HOUR, PAUSES, Attaching
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState
 from collectd_vmhb.provision import Connect, Impossible
 from collectd_vmhb.settings import Mode
@@ -36,7 +36,7 @@ class Host:
         self.now = until
 
     def answered(self, error: str | None, uuid: str = "vm") -> Impossible | None:
-        return self.attaching.answered(uuid, error)
+        return self.attaching.answered(uuid, error, self.now)
 
 
 def vm(
@@ -134,3 +134,49 @@ def test_an_attach_that_fails_on_is_told_and_one_that_works_begins_anew(host: Ho
         assert told is not None
         assert (told.reason, "held" in told.text) == ("attach-failed", True)
         assert host.answered(None) is None
+
+
+def attach_and_detach(host: Host) -> float:
+    """Waits for the channel, has it attached and detached at once; returns when that was."""
+    told = host.provide(vm())
+    assert told is None, told
+    host.run(host.attaching.deadline)
+    assert host.answered(None) is None
+    host.provide(vm(path="/port"))
+    return host.now
+
+
+def test_a_channel_that_is_detached_comes_back_and_then_more_and_more_slowly(host: Host) -> None:
+    times = [attach_and_detach(host) for _ in PAUSES]
+    pauses = [later - sooner for sooner, later in zip(times, times[1:])]
+    assert pauses == [0.5, *PAUSES[2:]], "at first only the rate counts"
+
+
+def test_who_detaches_on_is_given_in_to_until_the_hour_is_over(host: Host) -> None:
+    first, *_ = [attach_and_detach(host) for _ in PAUSES]
+    told = host.provide(vm())
+    assert isinstance(told, Impossible)
+    assert (told.reason, f"{len(PAUSES)} times" in told.text) == ("detached", True)
+    host.run(first + HOUR - 1)
+    assert isinstance(host.provide(vm()), Impossible)
+    assert len(host.asked) == len(PAUSES)
+    host.run(first + HOUR)
+    attach_and_detach(host)
+    assert len(host.asked) == len(PAUSES) + 1
+
+
+def test_another_run_of_the_vm_begins_anew(host: Host) -> None:
+    for _ in PAUSES:
+        attach_and_detach(host)
+    host.attaching.forget("vm")
+    assert host.provide(vm(), fresh=True) is None
+    assert len(host.asked) == len(PAUSES) + 1
+
+
+def test_who_waits_for_an_hour_holds_up_nobody(host: Host) -> None:
+    for _ in range(4):
+        attach_and_detach(host)
+    host.provide(vm())
+    host.provide(vm("other"))
+    host.run(host.now + 1)
+    assert host.asked[-1][1] == "other"
