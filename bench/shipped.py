@@ -58,6 +58,9 @@ class Shipped:
         """Answers a look at once."""
         self._engine.post(Looked(uuid, self._domains[number_of(uuid)]))
 
+    def detach(self, uuid: str, channel: str, path: str) -> None:
+        """Is not asked, either."""
+
     def attach(self, uuid: str, channel: str) -> None:
         """Is not asked: every channel is there."""
         raise AssertionError(uuid, channel)

@@ -24,6 +24,8 @@ FAILURES_MAX = 3
 #: whose channel went as often as there are entries is left without until one of them is older.
 PAUSES = (0.0, 0.0, 10.0, 60.0, 300.0)
 HOUR = 3600.0
+#: Seconds that libvirt may take: while another operation has the VM it gives up after 30.
+ANSWER_MAX = 60.0
 
 
 @dataclass(eq=False)
@@ -34,6 +36,8 @@ class _Case:
     channel: str
     #: It stands in the queue, or libvirt has been asked.
     waiting: bool = False
+    #: When libvirt was asked, if it has not answered.
+    asked: float = math.inf
     failures: int = 0
     #: When its channel was attached, within the last hour.
     attached: list[float] = field(default_factory=list)
@@ -89,7 +93,7 @@ class Attaching:
         _, _, case = heapq.heappop(self._queue)
         step = next_step(case.domain, case.channel, self._mode)
         if case.domain.state is DomainState.RUNNING and isinstance(step, Attach):
-            self._attach(case.domain.uuid, case.channel)
+            self._ask(case, now)
         else:
             case.waiting = False
         self._next_turn = now + self._pause
@@ -99,7 +103,7 @@ class Attaching:
         case = self._cases.get(uuid)
         if case is None:
             return None
-        case.waiting = False
+        case.waiting, case.asked = False, math.inf
         case.failures = 0 if error is None else case.failures + 1
         if error is None:
             case.attached.append(now)
@@ -108,6 +112,12 @@ class Attaching:
         return Impossible("attach-failed", f"libvirt does not attach its channel: {error}")
 
     def _want(self, case: _Case, now: float, fresh: bool) -> Impossible | None:
+        if now - case.asked > ANSWER_MAX:
+            return Impossible(
+                "attach-held",
+                f"libvirt has not answered for {now - case.asked:.0f} s that it attaches its "
+                f"channel: another operation or its QEMU holds it up, see virsh domjobinfo",
+            )
         if case.waiting:
             return None
         case.attached = [at for at in case.attached if at > now - HOUR]
@@ -120,11 +130,15 @@ class Attaching:
             )
         case.waiting = True
         if fresh:
-            self._attach(case.domain.uuid, case.channel)
+            self._ask(case, now)
         else:
             at = max(now, case.attached[-1] + PAUSES[times]) if times else now
             heapq.heappush(self._queue, (at, next(self._order), case))
         return None
+
+    def _ask(self, case: _Case, now: float) -> None:
+        case.asked = now
+        self._attach(case.domain.uuid, case.channel)
 
     def _is_open(self, case: _Case) -> bool:
         return self._cases.get(case.domain.uuid) is case

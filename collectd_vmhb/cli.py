@@ -82,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", help="end a maintenance before its time")
     _add_target(resume)
     resume.set_defaults(run=_resume)
+
+    detach = commands.add_parser(
+        "detach", help="take the channel out of a VM that is not monitored any more"
+    )
+    detach.add_argument("vm", metavar="UUID|NAME")
+    detach.set_defaults(run=_detach)
     return parser
 
 
@@ -129,6 +135,17 @@ def _resume(options: argparse.Namespace) -> str:
     uuid, name = _target(options)
     ask(options.socket, {"command": "resume", "vm": uuid})
     return f"{name}: maintenance is over"
+
+
+def _detach(options: argparse.Namespace) -> str:
+    said = ask(options.socket, {"command": "status"})
+    vm = find({"vms": said["vms"] + said["unmonitored"], "unmonitored": []}, options.vm)
+    name = f"VM {shown(vm['name'])} ({vm['uuid']})"
+    try:
+        channel = ask(options.socket, {"command": "detach", "vm": vm["uuid"]})
+    except ControlError as error:
+        raise ControlError(f"{name} keeps its channel: {error}") from None
+    return f"{name}: {channel} is detached"
 
 
 def _target(options: argparse.Namespace) -> tuple[str, str]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operator's way into a running engine: a unix socket for root, one line of JSON each way.
 
-Request: {"command": "status" | "explain" | "pause" | "resume", ...}. Answer: {"ok": ...}, or
-{"error": TEXT}. The server has a thread of its own, so that no client can delay a heartbeat; what
-it keeps of clients is bounded in number, bytes and time. `ask` is the other end.
+Request: {"command": "status" | "explain" | "pause" | "resume" | "detach", ...}. Answer:
+{"ok": ...}, or {"error": TEXT}. The server has a thread of its own, so that no client can delay a
+heartbeat; what it keeps of clients is bounded in number, bytes and time. `ask` is the other end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from collectd_vmhb.maintenance import LONGEST
+from collectd_vmhb.wording import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ class Engine(Protocol):
     def resume(self, uuid: str) -> None:
         """Ends a maintenance."""
 
+    def detach(self, uuid: str) -> str:
+        """Takes our channel out of a VM and returns its name; Refusal if that is not to be."""
+
 
 def answer(engine: Engine, line: bytes) -> dict[str, Any]:
     """Does what one request says and returns what to answer; raises nothing."""
@@ -69,6 +73,8 @@ def answer(engine: Engine, line: bytes) -> dict[str, Any]:
         return {"error": str(error)}
     except LookupError as error:
         return {"error": str(error.args[0])}
+    except Refusal as refusal:
+        return {"error": str(refusal)}
     except futures.TimeoutError:
         return {"error": "the engine is too busy to answer; try again, and see collectd's log"}
     except Exception as error:
@@ -90,8 +96,8 @@ def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
     command = request.get("command")
     if command == "status":
         return engine.status()
-    if command not in ("explain", "pause", "resume"):
-        raise ControlError("command must be status, explain, pause or resume")
+    if command not in ("explain", "pause", "resume", "detach"):
+        raise ControlError("command must be status, explain, pause, resume or detach")
     vm = request.get("vm")
     if not isinstance(vm, str):
         raise ControlError("vm must be a UUID")
@@ -99,6 +105,8 @@ def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
         return engine.explain(vm)
     if command == "resume":
         return engine.resume(vm)
+    if command == "detach":
+        return engine.detach(vm)
     seconds, reason = request.get("seconds"), request.get("reason")
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= LONGEST:
         raise ControlError(f"a maintenance lasts at most {LONGEST / 86400:.0f} days")

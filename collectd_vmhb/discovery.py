@@ -34,6 +34,10 @@ class Discovery:
         """True for a domain of this host."""
         return uuid in self._known
 
+    def domain(self, uuid: str) -> Domain | None:
+        """Returns a domain as it was last read, or None for one that is not on this host."""
+        return self._known.get(uuid)
+
     def looked(self, uuid: str, domain: Domain | None) -> list[Change]:
         """Takes one domain as it is now, or None if libvirt does not have it."""
         before = self._known.get(uuid)

@@ -24,6 +24,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Union
@@ -34,11 +35,19 @@ from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
-from collectd_vmhb.hypervisor import Attached, Finding, Looked, Reachable, Rebooted, Scanned
+from collectd_vmhb.hypervisor import (
+    Attached,
+    Detached,
+    Finding,
+    Looked,
+    Reachable,
+    Rebooted,
+    Scanned,
+)
 from collectd_vmhb.impairments import DISK, LIBVIRT, MASS, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, policy_for
-from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
+from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here, to_detach
 from collectd_vmhb.publish import Note, Sample, engine_samples, vm_samples
 from collectd_vmhb.reporter import Reporter
 from collectd_vmhb.settings import Mode, Settings
@@ -53,7 +62,7 @@ from collectd_vmhb.verdict import (
     Severity,
 )
 from collectd_vmhb.view import Eyes, bystander, display_name, window_values
-from collectd_vmhb.wording import shown
+from collectd_vmhb.wording import Refusal, shown
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +70,8 @@ log = logging.getLogger(__name__)
 LIBVIRT_AWAY_MAX = 60.0
 #: Whoever asks from another thread waits at most so many seconds for the loop.
 ASKING_MAX = 2.0
+#: libvirt may take so many seconds to detach a channel before the asker is told to wait.
+DETACHING_MAX = 2.5
 NEVER = math.inf
 
 
@@ -75,6 +86,9 @@ class Libvirt(Protocol):
 
     def attach(self, uuid: str, channel: str) -> None:
         """Asks for a channel in a running domain."""
+
+    def detach(self, uuid: str, channel: str, path: str) -> None:
+        """Asks to take a channel out of a running domain."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +184,8 @@ class Engine:
         self._attaching = Attaching(
             settings.mode, settings.attach_rate, lambda *job: self._ask.attach(*job)
         )
+        #: Who waits for the end of a detach, by VM.
+        self._detaching: dict[str, Future[str]] = {}
         self._scan_at = NEVER
         self._complete = False
         self._away_at = NEVER
@@ -263,6 +279,17 @@ class Engine:
     def resume(self, uuid: str) -> None:
         """Ends a maintenance before its time; LookupError if there is none."""
         self._call(lambda now: self._resume(uuid, now))
+
+    def detach(self, uuid: str) -> str:
+        """Takes our channel out of a VM that is not monitored, and returns its name.
+
+        Raises Refusal if that is not to be, or if libvirt does not do it.
+        """
+        detached: Future[str] = self._call(lambda now: self._detach(uuid))
+        try:
+            return detached.result(DETACHING_MAX)
+        except futures.TimeoutError:
+            raise Refusal("libvirt has yet to do it; collectd's log tells the end") from None
 
     def _call(self, work: Callable[[float], Any]) -> Any:
         asked = Asked(work)
@@ -380,6 +407,8 @@ class Engine:
                 self._review_and_survive(change, now)
         elif isinstance(posted, Reachable):
             self._on_reachable(posted, now)
+        elif isinstance(posted, Detached):
+            self._on_detached(posted)
         else:
             watch = self._watches.get(posted.uuid)
             if watch is None:
@@ -544,6 +573,32 @@ class Engine:
         if not self._reporter.resume(uuid, now):
             whose = f"VM {shown(uuid)}" if uuid else "the host"
             raise LookupError(f"{whose} has no maintenance of its own")
+
+    def _detach(self, uuid: str) -> Future[str]:
+        domain = self._discovery.domain(uuid)
+        if domain is None:
+            raise LookupError(f"no VM {shown(uuid)} is on this host")
+        if uuid in self._watches:
+            raise Refusal(
+                "it is monitored, and would get it back at once; resize it to a flavor "
+                "without vmhb:enabled first"
+            )
+        device = to_detach(domain, self._settings.channels_allowed)
+        if uuid not in self._detaching:
+            self._detaching[uuid] = Future()
+            self._ask.detach(uuid, device.channel, device.path)
+        return self._detaching[uuid]
+
+    def _on_detached(self, detached: Detached) -> None:
+        if detached.error is None:
+            log.info("VM %s: channel %s detached", detached.uuid, detached.channel)
+        else:
+            log.warning("VM %s: channel not detached: %s", detached.uuid, detached.error)
+        waiting = self._detaching.pop(detached.uuid, None)
+        if waiting is not None and detached.error is None:
+            waiting.set_result(detached.channel)
+        elif waiting is not None:
+            waiting.set_exception(Refusal(f"libvirt does not detach it: {detached.error}"))
 
     # -- the channel ------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Union
@@ -31,8 +32,11 @@ RETRY = 1.0
 KEEPALIVE = (5, 3)
 #: The event loop's idle wake-up in ms, which lets its thread see that it is to stop.
 EVENT_LOOP_WAKE = 500
-#: Stopping waits so long for a worker; one that hangs in libvirt is left behind.
+#: Stopping waits so long for the workers; one that hangs in libvirt is left behind.
 STOP_TIMEOUT = 2.0
+#: libvirt can hold an attach for as long as another operation has the VM, such as a migration, or
+#: its QEMU does not answer; so many VMs can be in that state before the others have to wait.
+ATTACHERS = 4
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: DomainState.RUNNING,
@@ -89,13 +93,31 @@ class Attached:
 
 
 @dataclass(frozen=True)
+class Detached:
+    """A detach was tried; ``error`` is libvirt's word if it failed."""
+
+    uuid: str
+    channel: str
+    error: str | None
+
+
+@dataclass(frozen=True)
 class Reachable:
     """libvirt answers again, or does not any more and why."""
 
     error: str | None
 
 
-Finding = Union[Scanned, Looked, Rebooted, Attached, Reachable]
+Finding = Union[Scanned, Looked, Rebooted, Attached, Detached, Reachable]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker does to a running domain, and how it tells what became of that."""
+
+    uuid: str
+    work: Callable[[libvirt.virDomain], object]
+    finding: Callable[[str | None], Finding]
 
 
 class Hypervisor:
@@ -111,18 +133,20 @@ class Hypervisor:
         self._looks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         #: What waits in `_looks` already; "" stands for a scan of all.
         self._waiting: set[str] = set()
-        self._attaches: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._reader: libvirt.virConnect | None = None
         self._callbacks: list[int] = []
         #: Domains whose XML makes no sense, as was said.
         self._unreadable: set[str] = set()
+        #: Kinds of errors of our own that were logged.
+        self._said: set[str] = set()
         self._away: str | None = None
         self._threads = [
             threading.Thread(target=target, name=f"vmhb-{name}", daemon=True)
             for name, target in (
                 ("libvirt-events", self._run_events),
                 ("libvirt-reader", self._run_reader),
-                ("libvirt-attacher", self._run_attacher),
+                *((f"libvirt-attacher-{n}", self._run_attacher) for n in range(ATTACHERS)),
             )
         ]
 
@@ -136,13 +160,15 @@ class Hypervisor:
         self.scan()
 
     def stop(self) -> None:
-        """Ends the workers within STOP_TIMEOUT each."""
+        """Ends the workers within STOP_TIMEOUT."""
         self._stopping.set()
         libvirt.registerErrorHandler(None, None)
         self._looks.put(None)
-        self._attaches.put(None)
+        for _ in range(ATTACHERS):
+            self._jobs.put(None)
+        until = time.monotonic() + STOP_TIMEOUT
         for thread in self._threads:
-            thread.join(STOP_TIMEOUT)
+            thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
                 log.warning("%s still waits for libvirt and is left behind", thread.name)
 
@@ -158,7 +184,25 @@ class Hypervisor:
 
     def attach(self, uuid: str, channel: str) -> None:
         """Asks for a channel in a running domain: posts Attached, then Looked."""
-        self._attaches.put((uuid, channel))
+        device = channel_xml(channel)
+        self._jobs.put(
+            _Job(
+                uuid,
+                lambda domain: domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE),
+                lambda error: Attached(uuid, error),
+            )
+        )
+
+    def detach(self, uuid: str, channel: str, path: str) -> None:
+        """Asks to take a channel out of a running domain: posts Detached, then Looked."""
+        device = channel_xml(channel, path)
+        self._jobs.put(
+            _Job(
+                uuid,
+                lambda domain: domain.detachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE),
+                lambda error: Detached(uuid, channel, error),
+            )
+        )
 
     # -- events -----------------------------------------------------------------------------
 
@@ -166,9 +210,16 @@ class Hypervisor:
         # Without a timer of its own the loop would sleep until libvirt has something to say.
         timer = libvirt.virEventAddTimeout(EVENT_LOOP_WAKE, lambda timer, opaque: None, None)
         while not self._stopping.is_set():
-            libvirt.virEventRunDefaultImpl()
+            self._turn_events()
         # The loop is the process's: whoever runs it on must not call a Python that has ended.
         libvirt.virEventRemoveTimeout(timer)
+
+    def _turn_events(self) -> None:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except Exception as error:
+            self._survive(error, "libvirt's event loop")
+            self._stopping.wait(RETRY)
 
     def _on_event(self, conn: Any, domain: libvirt.virDomain, *details: Any) -> None:
         self.look(domain.UUIDString())
@@ -195,6 +246,8 @@ class Hypervisor:
                     self._post(finding)
             except libvirt.libvirtError as error:
                 self._lost(error, uuid)
+            except Exception as error:
+                self._survive(error, f"a look at {uuid or 'the domains'}")
         self._close_reader()
 
     def _reading(self) -> libvirt.virConnect:
@@ -280,10 +333,16 @@ class Hypervisor:
         number = handle.ID()
         try:
             return parse_domain(handle.XMLDesc(), known, number if number >= 0 else None)
-        except ValueError as error:
+        except libvirt.libvirtError:
+            raise
+        except Exception as error:
             if handle.UUIDString() not in self._unreadable:
                 self._unreadable.add(handle.UUIDString())
-                log.warning("domain %s is left as it was: %s", handle.name(), error)
+                log.warning(
+                    "domain %s is left as it was: %s",
+                    handle.name(),
+                    error if isinstance(error, ValueError) else repr(error),
+                )
             return None
 
     # -- attaching --------------------------------------------------------------------------
@@ -291,24 +350,37 @@ class Hypervisor:
     def _run_attacher(self) -> None:
         conn: libvirt.virConnect | None = None
         while True:
-            job = self._attaches.get()
+            job = self._jobs.get()
             if job is None or self._stopping.is_set():
                 break
-            uuid, channel = job
             error: str | None = None
             try:
-                conn = conn or libvirt.open(self._uri)
-                conn.lookupByUUIDString(uuid).attachDeviceFlags(
-                    channel_xml(channel), libvirt.VIR_DOMAIN_AFFECT_LIVE
-                )
+                conn = conn or self._writing()
+                job.work(conn.lookupByUUIDString(job.uuid))
             except libvirt.libvirtError as failure:
                 error = _words(failure)
-            self._post(Attached(uuid, error))
-            self.look(uuid)
-            if conn is not None and (error or self._attaches.empty()):
+            except Exception as failure:
+                error = f"an error of the engine: {failure!r}"
+                self._survive(failure, "a device")
+            self._post(job.finding(error))
+            self.look(job.uuid)
+            if conn is not None and (error or self._jobs.empty()):
                 with contextlib.suppress(libvirt.libvirtError):
                     conn.close()
                 conn = None
+
+    def _writing(self) -> libvirt.virConnect:
+        conn = libvirt.open(self._uri)
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.setKeepAlive(*KEEPALIVE)
+        return conn
+
+    def _survive(self, error: Exception, work: str) -> None:
+        """Logs an error of our own, once for each kind: it costs its one job, not the thread."""
+        kind = type(error).__name__
+        if kind not in self._said:
+            self._said.add(kind)
+            log.error("the engine goes on after an error with %s", work, exc_info=error)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Union
+from xml.sax.saxutils import quoteattr
 
 from collectd_vmhb.domain import SERIAL, Address, ChannelDevice, Domain
 from collectd_vmhb.settings import Mode
+from collectd_vmhb.wording import Refusal, shown
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,43 @@ def seen_from_here(address: Address, paths: Iterable[tuple[PurePath, PurePath]])
     return str(ours / path.relative_to(theirs))
 
 
-def channel_xml(channel: str) -> str:
-    """Returns the device to attach.
+@dataclass(frozen=True)
+class Detach:
+    """A channel that was attached without a path, and the path that libvirt gave it."""
 
-    It names no path, so that libvirt makes one for each run and a migration takes none along.
+    channel: str
+    path: str
+
+
+def to_detach(domain: Domain, allowed: Iterable[str]) -> Detach:
+    """Returns the channel that was attached to a running domain under one of our names.
+
+    Raises Refusal if there is none, or if it is not of our making.
     """
+    if domain.domain_id is None:
+        raise Refusal("it is shut off, and what was attached went with its last run")
+    names = set(allowed)
+    ours = [present for present in domain.channels if present.name in names]
+    for present in ours:
+        path = present.address if isinstance(present.address, str) else ""
+        if re.search(rf"/(domain-)?{domain.domain_id}-[^/]*/{re.escape(present.name)}$", path):
+            return Detach(present.name, path)
+    if ours:
+        raise Refusal(
+            f"its {ours[0].name} was made by somebody else: {ours[0].host_end} "
+            f"{shown(str(ours[0].address or ''))}".rstrip()
+        )
+    raise Refusal(f"it has no channel of ours ({', '.join(sorted(names))})")
+
+
+def channel_xml(channel: str, path: str = "") -> str:
+    """Returns the device to attach, or with its path the one to detach.
+
+    What is attached names no path, so that libvirt makes one for each run and a migration takes
+    none along.
+    """
+    source = f" path={quoteattr(path)}" if path else ""
     return (
-        "<channel type='unix'><source mode='bind'/>"
+        f"<channel type='unix'><source mode='bind'{source}/>"
         f"<target type='virtio' name='{channel}'/></channel>"
     )

@@ -13,6 +13,10 @@ SHOWN_MAX = 64
 _RESEMBLANCE = 0.75
 
 
+class Refusal(Exception):  # noqa: N818 - nothing failed
+    """What somebody asked for is not done; the text says why, and what to do instead."""
+
+
 def shown(text: str, longest: int = SHOWN_MAX) -> str:
     """Make foreign text fit for a log line: at most ``longest`` printable characters."""
     printable = "".join(char if char.isprintable() else "?" for char in text[:longest])

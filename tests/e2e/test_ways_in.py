@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Iterator
 
 import libvirt
 import pytest
 
+from collectd_vmhb.control import ControlError, ask
 from tests.e2e.conftest import SPECS, Cloud
-from tests.lab.guest import Guest
+from tests.lab.guest import CHANNEL, Guest
 from tests.lab.product import stanza
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
@@ -92,6 +94,45 @@ def test_a_serial_port_that_is_not_there_is_told(cloud: Cloud) -> None:
     try:
         row = cloud.notified(guest, "cannot-monitor", bad=True, since=mark)
         assert row["meta"]["reason"] == "no-serial-port"
+    finally:
+        guest.destroy()
+        guest.undefine()
+
+
+def channel_of(guest: Guest) -> bool:
+    return CHANNEL in guest.domain.XMLDesc()
+
+
+def vmhb(cloud: Cloud, command: str, guest: Guest) -> str:
+    """What the engine answers, or why it refuses."""
+    path = f"{cloud.lab.node.root}/run/vmhb/control.sock"
+    try:
+        return str(ask(path, {"command": command, "vm": guest.uuid}))
+    except ControlError as error:
+        return str(error)
+
+
+def test_a_channel_is_detached_on_request_alone(cloud: Cloud) -> None:
+    guest = cloud.lab.boot("detach", extra_specs=SPECS)
+    try:
+        cloud.healthy(guest)
+        mark = cloud.mark()
+        assert "it is monitored" in vmhb(cloud, "detach", guest)
+        set_specs(guest, enabled="false")
+        deadline = time.monotonic() + 10
+        while "no VM" not in vmhb(cloud, "explain", guest):
+            assert time.monotonic() < deadline, "still monitored"
+        assert channel_of(guest), "nothing is detached by itself"
+        assert vmhb(cloud, "detach", guest) == CHANNEL
+        deadline = time.monotonic() + 10
+        while channel_of(guest):
+            assert time.monotonic() < deadline, "still there"
+        assert "no channel of ours" in vmhb(cloud, "detach", guest)
+        assert guest.run("ls /dev/virtio-ports").split() == ["org.qemu.guest_agent.0"]
+        set_specs(guest)
+        cloud.healthy(guest)
+        assert channel_of(guest)
+        assert cloud.faults(mark) == []
     finally:
         guest.destroy()
         guest.undefine()

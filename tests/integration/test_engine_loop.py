@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
@@ -16,11 +17,12 @@ from collectd_vmhb import engine as engine_module
 from collectd_vmhb import policy
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.engine import Engine, Saved
-from collectd_vmhb.hypervisor import Attached, Looked, Reachable, Scanned
+from collectd_vmhb.hypervisor import Attached, Detached, Looked, Reachable, Scanned
 from collectd_vmhb.publish import Note
 from collectd_vmhb.settings import Mode as EngineMode
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State
+from collectd_vmhb.wording import Refusal
 from tests.integration.stand_in import Mode, StandIn
 
 NAME = "org.openstack.vmhb.0"
@@ -61,6 +63,9 @@ class Node:
 
     def attach(self, uuid: str, channel: str) -> None:
         self.asked.append(("attach", uuid, channel))
+
+    def detach(self, uuid: str, channel: str, path: str) -> None:
+        self.asked.append(("detach", uuid, channel, path))
 
     def see(self, *domains: Domain) -> None:
         self.engine.post(Scanned(domains))
@@ -310,6 +315,45 @@ def test_attaching_to_vms_that_are_found_running_is_paced(start: Start) -> None:
     # A VM that has just started does not stand in that queue.
     node.look_at(domain(None, uuid="new"))
     node.wait(lambda: ("attach", "new", NAME) in node.asked)
+
+
+PATH = f"/run/libvirt/qemu/channel/1-instance-1/{NAME}"
+
+
+def detaching(node: Node, error: str | None) -> Future[str]:
+    """Asks for a detach, and answers for libvirt."""
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(node.engine.detach, "vm")
+        node.wait(lambda: ("detach", "vm", NAME, PATH) in node.asked)
+        node.engine.post(Detached("vm", NAME, error))
+    return asked
+
+
+def test_the_channel_of_a_vm_that_is_not_monitored_is_detached_on_request(node: Node) -> None:
+    node.see(domain(Path(PATH), {}))
+    assert detaching(node, None).result() == NAME
+
+
+def test_a_detach_that_libvirt_does_not_do_is_told(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.see(domain(Path(PATH), {}))
+    assert "device busy" in str(detaching(node, "device busy").exception())
+    monkeypatch.setattr(engine_module, "DETACHING_MAX", 0.1)
+    with pytest.raises(Refusal, match="has yet to do it"):
+        node.engine.detach("vm")
+    with pytest.raises(Refusal, match="has yet to do it"):
+        node.engine.detach("vm")
+    assert node.asked.count(("detach", "vm", NAME, PATH)) == 2, "asked for once more, not twice"
+
+
+def test_a_vm_that_is_monitored_keeps_its_channel(node: Node, tmp_path: Path) -> None:
+    node.see(domain(tmp_path / "port"))
+    node.wait(lambda: node.value("health") == 1)
+    with pytest.raises(Refusal, match="resize it to a flavor without vmhb:enabled"):
+        node.engine.detach("vm")
+    with pytest.raises(LookupError, match="no VM other"):
+        node.engine.detach("other")
 
 
 def test_libvirt_that_stays_away_is_a_fault_of_the_host(

@@ -12,6 +12,7 @@ FILES = {
     "e2e": "tests/e2e/test_lifecycle.py",
     "main": "tests/e2e/test_main_job.py",
     "restarts": "tests/e2e/test_restarts.py",
+    "ways": "tests/e2e/test_ways_in.py",
     "simulation": "tests/simulation/test_lifecycle.py",
 }
 NAMED = set(re.findall(r"(\w+)::(test_\w+)", PAGE))

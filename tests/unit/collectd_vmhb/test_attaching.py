@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from collectd_vmhb.attaching import FAILURES_MAX, HOUR, PAUSES, Attaching
+from collectd_vmhb.attaching import ANSWER_MAX, FAILURES_MAX, HOUR, PAUSES, Attaching
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState
 from collectd_vmhb.provision import Connect, Impossible
 from collectd_vmhb.settings import Mode
@@ -180,3 +180,18 @@ def test_who_waits_for_an_hour_holds_up_nobody(host: Host) -> None:
     host.provide(vm("other"))
     host.run(host.now + 1)
     assert host.asked[-1][1] == "other"
+
+
+def test_an_attach_that_libvirt_holds_is_told_and_is_not_asked_for_again(host: Host) -> None:
+    host.provide(vm(), fresh=True)
+    host.run(ANSWER_MAX)
+    assert host.provide(vm()) is None
+    host.run(ANSWER_MAX + 1)
+    told = host.provide(vm())
+    assert isinstance(told, Impossible)
+    assert told.reason == "attach-held"
+    assert len(host.asked) == 1
+    host.answered("cannot acquire state change lock")
+    assert host.provide(vm()) is None
+    host.run(host.now + 1)
+    assert len(host.asked) == 2

@@ -52,7 +52,9 @@ class Served:
         if request["command"] == "status":
             return {"ok": STATUS}
         self.asked.append(request)
-        return {"ok": {"until": 1.7e9}}
+        if request["command"] == "detach" and request["vm"] != OFF["uuid"]:
+            return {"error": "it is monitored"}
+        return {"ok": "a.port" if request["command"] == "detach" else {"until": 1.7e9}}
 
     def run(self, *arguments: str) -> int:
         return main(["--socket", str(self.path), *arguments])
@@ -110,6 +112,16 @@ def test_status_shows_every_vm_by_name(engine: Served, capsys: pytest.CaptureFix
 def test_status_of_one_vm_for_machines(engine: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert engine.run("status", "--json", "web") == 0
     assert json.loads(capsys.readouterr().out) == {**STATUS, "vms": [VMS[0]]}
+
+
+def test_detach_says_what_was_taken_out_or_why_not(
+    engine: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert engine.run("detach", "off") == 0
+    assert capsys.readouterr().out == f"VM off ({OFF['uuid']}): a.port is detached\n"
+    assert engine.run("detach", "web") == 1
+    said = capsys.readouterr().err
+    assert said == f"vmhb: VM web ({VMS[0]['uuid']}) keeps its channel: it is monitored\n"
 
 
 def test_pause_and_resume_say_whom_they_mean(
@@ -170,4 +182,4 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("status", "explain", "pause", "resume"))
+    assert all(command in text for command in ("status", "explain", "pause", "resume", "detach"))

@@ -24,6 +24,7 @@ from collectd_vmhb.control import (
     ask,
 )
 from collectd_vmhb.maintenance import LONGEST
+from collectd_vmhb.wording import Refusal
 
 
 class Engine:
@@ -51,6 +52,12 @@ class Engine:
     def resume(self, uuid: str) -> None:
         self.asked.append(("resume", uuid))
 
+    def detach(self, uuid: str) -> str:
+        if uuid != "vm":
+            raise Refusal("it is monitored")
+        self.asked.append(("detach", uuid))
+        return "org.openstack.vmhb.0"
+
 
 def said(request: object) -> dict[str, Any]:
     line = request if isinstance(request, bytes) else json.dumps(request).encode()
@@ -72,6 +79,7 @@ PAUSE = {"command": "pause", "vm": "vm", "seconds": 60, "reason": "a new disk"}
         ({"command": "explain", "vm": 7}, "vm must be"),
         ({"command": "explain", "vm": "other"}, "no VM other"),
         ({"command": "explain", "vm": "busy"}, "too busy"),
+        ({"command": "detach", "vm": "other"}, "it is monitored"),
         ({"command": "explain", "vm": "broken"}, "collectd's log"),
         ({**PAUSE, "seconds": 0}, "at most 30 days"),
         ({**PAUSE, "seconds": -1}, "at most 30 days"),
@@ -95,7 +103,8 @@ def test_requests_reach_the_engine_as_they_were_meant() -> None:
     engine = Engine()
     assert answer(engine, json.dumps(PAUSE).encode()) == {"ok": {"until": 1.0}}
     assert answer(engine, b'{"command": "resume", "vm": ""}') == {"ok": None}
-    assert engine.asked == [("pause", "vm", 60.0, "a new disk"), ("resume", "")]
+    assert answer(engine, b'{"command": "detach", "vm": "vm"}') == {"ok": "org.openstack.vmhb.0"}
+    assert engine.asked == [("pause", "vm", 60.0, "a new disk"), ("resume", ""), ("detach", "vm")]
 
 
 @pytest.fixture(name="path")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,13 +11,16 @@ from collectd_vmhb.domain import Address, ChannelDevice, Domain, DomainState, pa
 from collectd_vmhb.provision import (
     Attach,
     Connect,
+    Detach,
     Impossible,
     Leave,
     channel_xml,
     next_step,
     seen_from_here,
+    to_detach,
 )
 from collectd_vmhb.settings import Mode
+from collectd_vmhb.wording import Refusal
 
 NAME = "org.openstack.vmhb.0"
 PATH = "/var/lib/libvirt/qemu/channel/target/domain-1-instance-00000001/org.openstack.vmhb.0"
@@ -121,3 +125,37 @@ def test_the_device_names_its_port_and_leaves_the_path_to_libvirt() -> None:
     assert target is not None
     assert (device.get("type"), target.get("type"), target.get("name")) == ("unix", "virtio", NAME)
     assert source is None or source.get("path") is None
+
+
+def test_the_device_to_detach_has_the_path_that_it_was_given() -> None:
+    source = ElementTree.fromstring(channel_xml(NAME, "/a'b&c")).find("source")
+    assert source is not None
+    assert (source.get("mode"), source.get("path")) == ("bind", "/a'b&c")
+
+
+@pytest.mark.parametrize(
+    "path", [PATH, f"/run/libvirt/qemu/channel/1-instance-00000001/{NAME}"], ids=["9.0", "9.7"]
+)
+def test_what_was_attached_without_a_path_is_detached(path: str) -> None:
+    there = domain(AGENT, ChannelDevice(NAME, path))
+    assert to_detach(there, ("cgcs.heartbeat", NAME)) == Detach(NAME, path)
+
+
+@pytest.mark.parametrize(
+    ("port", "why"),
+    [
+        (AGENT, f"no channel of ours \\({NAME}\\)"),
+        (ChannelDevice(NAME, f"/srv/{NAME}"), f"somebody else: a unix socket /srv/{NAME}"),
+        (ChannelDevice(NAME, f"/run/libvirt/qemu/channel/2-other/{NAME}"), "somebody else"),
+        (ChannelDevice(NAME, None, "a pty"), "somebody else: a pty$"),
+        (ChannelDevice(NAME, ("127.0.0.1", 1)), "somebody else"),
+    ],
+)
+def test_what_is_not_of_our_making_is_not_detached(port: ChannelDevice, why: str) -> None:
+    with pytest.raises(Refusal, match=why):
+        to_detach(domain(port), (NAME,))
+
+
+def test_a_vm_that_is_shut_off_has_nothing_to_detach() -> None:
+    with pytest.raises(Refusal, match="shut off"):
+        to_detach(replace(domain(ChannelDevice(NAME, PATH)), domain_id=None), (NAME,))

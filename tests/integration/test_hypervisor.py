@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libvirt's workers on libvirt's own test driver: nothing that goes wrong ends one of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Callable, TypeVar
+
+import libvirt
+import pytest
+
+from collectd_vmhb import hypervisor as module
+from collectd_vmhb.domain import Domain, DomainState
+from collectd_vmhb.hypervisor import ATTACHERS, Attached, Finding, Hypervisor, Looked, Scanned
+
+URI = "test:///default"
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # the one domain of that driver
+
+Found = TypeVar("Found")
+
+
+class Workers:
+    """A hypervisor that runs, and what it has found."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.hypervisor = Hypervisor(URI, self.findings.append)
+
+    def wait(self, kind: type[Found], wanted: Callable[[Found], bool], since: int = 0) -> Found:
+        deadline = time.monotonic() + 5
+        while True:
+            for found in self.findings[since:]:
+                if isinstance(found, kind) and wanted(found):
+                    return found
+            assert time.monotonic() < deadline, self.findings
+            time.sleep(0.01)
+
+
+@pytest.fixture(name="workers")
+def _workers() -> Iterator[Workers]:
+    workers = Workers()
+    workers.hypervisor.start()
+    yield workers
+    workers.hypervisor.stop()
+
+
+def test_domains_are_read_and_what_libvirt_refuses_is_passed_on(workers: Workers) -> None:
+    (domain,) = workers.wait(Scanned, lambda found: True).domains
+    assert domain.uuid == UUID
+    workers.hypervisor.attach(UUID, "org.openstack.vmhb.0")
+    error = workers.wait(Attached, lambda found: True).error
+    assert error is not None
+    assert "not supported" in error
+
+
+def test_a_domain_that_cannot_be_read_is_left_as_it_was_and_said_once(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def parse_domain(xml: str, state: DomainState, domain_id: int | None) -> Domain:
+        raise IndexError("a surprise")
+
+    workers.wait(Scanned, lambda found: bool(found.domains))
+    with monkeypatch.context() as odd:
+        odd.setattr(module, "parse_domain", parse_domain)
+        for _ in range(2):
+            mark = len(workers.findings)
+            workers.hypervisor.scan()
+            workers.wait(Scanned, lambda found: found.unreadable == {UUID}, mark)
+    assert [record.message for record in caplog.records] == [
+        "domain test is left as it was: IndexError('a surprise')"
+    ]
+    mark = len(workers.findings)
+    workers.hypervisor.look(UUID)
+    assert workers.wait(Looked, lambda found: True, mark).domain is not None
+
+
+def test_an_error_of_our_own_costs_one_job_and_is_said_once(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers.wait(Scanned, lambda found: True)
+    with monkeypatch.context() as odd:
+        odd.setattr(Hypervisor, "_read_all", lambda self, conn: 1 // 0)
+        odd.setattr(Hypervisor, "_writing", lambda self: 1 // 0)
+        for number in range(2 * ATTACHERS):
+            workers.hypervisor.scan()
+            workers.hypervisor.attach(str(number), "a")
+            workers.wait(Attached, lambda found, uuid=str(number): found.uuid == uuid)  # type: ignore[misc]
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    mark = len(workers.findings)
+    workers.hypervisor.scan()
+    workers.wait(Scanned, lambda found: True, mark)
+
+
+def test_a_vm_whose_attach_is_held_up_holds_up_no_other(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    held = {f"held-{number}" for number in range(ATTACHERS - 1)}
+
+    class Connection:
+        def lookupByUUIDString(self, uuid: str) -> Any:  # noqa: N802 - libvirt's name
+            if uuid in held:
+                free.wait(10)
+            raise libvirt.libvirtError("held")
+
+        def setKeepAlive(self, interval: int, count: int) -> None: ...  # noqa: N802
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(libvirt, "open", lambda uri: Connection())
+    for uuid in held:
+        workers.hypervisor.attach(uuid, "a")
+    workers.hypervisor.attach("other", "a")
+    workers.wait(Attached, lambda found: found.uuid == "other")
+    assert not any(isinstance(f, Attached) and f.uuid in held for f in workers.findings)
+    free.set()
+    for uuid in held:
+        workers.wait(Attached, lambda found, uuid=uuid: found.uuid == uuid)  # type: ignore[misc]
