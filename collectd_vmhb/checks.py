@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from collectd_vmhb.protocol import Answered, Check, CheckReport, CheckStatus
+from collectd_vmhb.protocol import Answered, Check, CheckReport, CheckStatus, Match
 from collectd_vmhb.verdict import CHECK_PREFIX, Severity
 
 #: Named checks kept for one VM.
@@ -59,7 +59,7 @@ class Checks:
         """Takes what an answer says, a late one too: the guest sends each change only once."""
         if answer.report is not None:
             self._merge(answer.report)
-        elif not self._named and self._health_bit_counts(in_session):
+        elif not self._named and self._health_bit_counts(answer, in_session):
             self._take_health_bit(answer)
         else:
             return
@@ -81,9 +81,10 @@ class Checks:
             )
         self.known = True
 
-    def _health_bit_counts(self, in_session: bool) -> bool:
+    def _health_bit_counts(self, answer: Answered, in_session: bool) -> bool:
         """Without a session the guest may be one with named checks, asked to open a new one."""
-        if not in_session:
+        # Late answers come in a burst from a port that was not read: no time for a session yet.
+        if not in_session and answer.match is Match.CURRENT:
             self._sessionless += 1
         return in_session or self._sessionless >= SESSIONLESS_ANSWERS
 

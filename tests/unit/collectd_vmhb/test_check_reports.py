@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,3 +78,11 @@ def test_the_health_bit_counts_in_a_session_or_of_a_guest_that_wants_none() -> N
     checks.opened(named=True)
     checks.take(bit(healthy=False), in_session=True)
     assert checks.faults == {}, "named checks count, and the bit does not"
+
+
+def test_a_burst_of_late_answers_is_no_reason_to_take_the_health_bit_for_all_there_is() -> None:
+    checks = Checks()
+    for _ in range(2 * SESSIONLESS_ANSWERS):
+        checks.take(replace(bit(healthy=False), match=Match.LATE), in_session=False)
+    assert not checks.known
+    assert checks.faults == {}
