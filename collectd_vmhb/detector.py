@@ -12,6 +12,7 @@ Theory of operation
     over. After that it is held against a VM that was established before (it can answer, and does
     not), and against no other: whoever never answered may have no agent. Boots that follow each
     other without an answer are one: a VM that does nothing but boot is not forgiven for ever.
+    What is forgiven ends with an answer, and nothing else shortens it.
 
 Timing, in a VM with interval I, timeout t <= I and threshold k, counted from the hang:
     (k - 1) * I + t - RTT  <=  detection  <=  k * I + t + tick
@@ -196,6 +197,7 @@ class Detector:
                 return
         self.expected = self._answered = True
         self._boots_since = None
+        self.grace_until = 0.0
         self._apply(Signal.SICK_BEAT if sick else Signal.BEAT)
 
     def miss(self, now: float) -> None:
@@ -211,7 +213,7 @@ class Detector:
     def _forgive(self, until: float) -> None:
         self.misses = 0
         self.beats = 0
-        self.grace_until = until
+        self.grace_until = max(self.grace_until, until)
 
     def _apply(self, signal: Signal) -> None:
         self.health = TRANSITIONS[self.health][signal]

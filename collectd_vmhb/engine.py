@@ -127,7 +127,7 @@ class Watch:
     scheduled: float = NEVER
     #: What was told to others: selector, reporter, libvirt.
     interest: int = 0
-    established: bool = False
+    established: tuple[bool, float] = (False, 0.0)
     doubted: bool = False
 
     @property
@@ -166,10 +166,12 @@ class Engine:
                 self._reporter.close(uuid, "this host restarted")
         #: Who was established before this process, and in which run.
         self._earlier = dict(state.established)
+        #: Until when the silence of some of them was forgiven, in Unix time.
+        self._forgiven = dict(state.forgiven)
         self._libvirt: Libvirt | None = None
         self._stopping = threading.Event()
         self._inbox: queue.SimpleQueue[Posted] = queue.SimpleQueue()
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._wakes, self._waker = socket.socketpair()
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
@@ -475,9 +477,10 @@ class Engine:
             self._correlation.forget(domain.uuid)
             watch.scheduled = NEVER
             expected = same_run and watch.monitor.established
-            watch = self._begin(domain, policy, expected, now)
+            forgiven = watch.monitor.grace_until if same_run else now
+            watch = self._begin(domain, policy, expected, forgiven, now)
         elif watch is None:
-            watch = self._begin(domain, policy, False, now)
+            watch = self._begin(domain, policy, False, now, now)
         watch.domain = domain
         if domain.state in _PLANNED:
             watch.monitor.pause(now, domain.state.value)
@@ -486,12 +489,19 @@ class Engine:
         self._provision(watch, now, fresh=self._complete and not watch.had_channel)
         self._attend(watch, lambda watch, now: None, now)
 
-    def _begin(self, domain: Domain, policy: Policy, expected: bool, now: float) -> Watch:
+    def _begin(
+        self, domain: Domain, policy: Policy, expected: bool, forgiven: float, now: float
+    ) -> Watch:
+        """Begins a watch; silence is forgiven at least until ``forgiven``."""
         earlier = self._earlier.pop(domain.uuid, None)
         if earlier is not None and earlier != domain.domain_id:
             self._reporter.established(domain.uuid, None, now)
             self._reporter.close(domain.uuid, "restarted", _POLICY_FAULTS)
-        expected = expected or (earlier is not None and earlier == domain.domain_id)
+        elif earlier is not None:
+            expected = True
+            # A wall clock that was set must not forgive for ever.
+            left = self._forgiven.get(domain.uuid, 0.0) - self._wall()
+            forgiven = now + min(left, self._settings.grace_after_reboot)
         monitor = Monitor(
             domain.uuid,
             policy,
@@ -507,7 +517,7 @@ class Engine:
         grace = self._settings.grace_after_resume if expected else policy.grace_period
         self._attaching.forget(domain.uuid)
         watch = self._watches[domain.uuid] = Watch(domain, policy, monitor)
-        monitor.start(now, grace, expected)
+        monitor.start(now, max(grace, forgiven - now), expected)
         return watch
 
     def _forget(self, uuid: str, reason: str, now: float) -> None:
@@ -708,10 +718,11 @@ class Engine:
         for event in monitor.events():
             if not self._correlation.holds(event, watch.policy.interval, now):
                 self._report(watch.domain, event, now)
-        if monitor.established is not watch.established:
-            watch.established = monitor.established
+        established = monitor.established, monitor.grace_until
+        if established != watch.established:
+            watch.established = established
             run = watch.domain.domain_id if monitor.established else None
-            self._reporter.established(watch.uuid, run, now)
+            self._reporter.established(watch.uuid, run, now, monitor.grace_until)
         if monitor.doubtful and not watch.doubted:
             # Perhaps it is not meant to run, and the event is still on its way.
             self._ask.look(watch.uuid)

@@ -145,11 +145,7 @@ class Monitor:
         """Planned silence is over."""
         if self.health is not Health.PAUSED:
             return
-        grace = self._settings.grace_after_resume
-        if not self.established:
-            # Nova starts a VM paused: it is still to boot.
-            grace = max(grace, self._detector.grace_until - now)
-        self._detector.start(now, grace, self.established)
+        self._detector.start(now, self._settings.grace_after_resume, self.established)
         self._schedule(now)
         self._settle(now, "resumed")
 

@@ -54,6 +54,7 @@ class Reporter:
         self._incidents = Incidents(hold_down, _new_id)
         self._maintenance = Maintenance()
         self._runs: dict[str, int] = {}
+        self._forgiven: dict[str, float] = {}
         self._unsaved: deque[tuple[int, Note]] = deque()
         self._fresh: list[Note] = []
         self._number = 0
@@ -63,6 +64,7 @@ class Reporter:
     def load(self, state: State, now: float) -> None:
         """Takes over what the last engine left; raises ValueError if that makes no sense."""
         self._runs = dict(state.established)
+        self._forgiven = dict(state.forgiven)
         self._maintenance.load(state.maintenance, now, self._wall())
         self._incidents.load(state.incidents, now, self._wall())
 
@@ -133,12 +135,17 @@ class Reporter:
         """Returns the faults that a maintenance keeps from being raised (any thread)."""
         return self._maintenance.withheld()
 
-    def established(self, uuid: str, run: int | None, now: float) -> None:
-        """Notes in which run a VM is established, or that it is not."""
+    def established(
+        self, uuid: str, run: int | None, now: float, forgiven_until: float = 0.0
+    ) -> None:
+        """Notes in which run a VM is established, or that it is not, and if it boots just now."""
+        self._forgiven.pop(uuid, None)
         if run is None:
             self._runs.pop(uuid, None)
         else:
             self._runs[uuid] = run
+            if forgiven_until > now:
+                self._forgiven[uuid] = self._wall() + forgiven_until - now
         if self._quiet_save_at is None:
             self._quiet_save_at = now + QUIET_SAVE
 
@@ -190,7 +197,12 @@ class Reporter:
         self._quiet_save_at = None
         self._save(
             self._number,
-            State(self._incidents.dump(), dict(self._runs), self._maintenance.dump()),
+            State(
+                self._incidents.dump(),
+                dict(self._runs),
+                self._maintenance.dump(),
+                forgiven=dict(self._forgiven),
+            ),
         )
 
     def saved(self, number: int) -> None:

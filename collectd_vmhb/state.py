@@ -29,8 +29,9 @@ class State:
     """Open incidents (as `Incidents.dump` gives them), and in which run a VM was established.
 
     ``established`` maps an instance UUID to libvirt's domain id: a VM that answered in this very
-    run is expected to answer an engine that comes back. ``maintenance`` is what
-    `Maintenance.dump` gives; a file of an engine before it has none.
+    run is expected to answer an engine that comes back, though not before the Unix time in
+    ``forgiven``, as it boots. ``maintenance`` is what `Maintenance.dump` gives. A file of an older
+    engine lacks both.
     """
 
     incidents: list[dict[str, Any]] = field(default_factory=list)
@@ -38,6 +39,7 @@ class State:
     maintenance: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: It was saved before this host booted: no VM runs on from then.
     other_boot: bool = False
+    forgiven: dict[str, float] = field(default_factory=dict)
 
 
 class StateLock:
@@ -89,7 +91,10 @@ class StateFile:
             if other_boot:
                 # libvirt counts its domains anew: an equal number is another run.
                 established = {}
-            return State(list(fields["incidents"]), established, maintenance, other_boot)
+            forgiven = {
+                str(uuid): float(until) for uuid, until in fields.get("forgiven", {}).items()
+            }
+            return State(list(fields["incidents"]), established, maintenance, other_boot, forgiven)
         except FileNotFoundError:
             return State()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -110,6 +115,7 @@ class StateFile:
                 "format": FORMAT,
                 "incidents": state.incidents,
                 "established": state.established,
+                "forgiven": state.forgiven,
                 "maintenance": state.maintenance,
                 "boot": _boot_id(),
             },

@@ -105,3 +105,15 @@ def test_failed_is_entered_only_after_a_full_run_of_misses(steps: list[str]) -> 
                 detector.exit(0.0, 60.0)
         if detector.health is Health.FAILED and before is not Health.FAILED:
             assert run >= POLICY.miss_threshold
+
+
+def test_nothing_but_an_answer_shortens_what_is_forgiven() -> None:
+    detector = Detector(POLICY)
+    detector.start(0.0, 60.0, expected=False)
+    detector.reboot(1.0, 20.0)
+    assert detector.grace_until == 60.0
+    detector.beat(sick=False)
+    detector.reboot(30.0, 50.0)
+    detector.stop()
+    detector.start(31.0, 10.0, expected=True)
+    assert detector.grace_until == 80.0

@@ -202,6 +202,16 @@ def test_who_is_established_is_saved_together_and_a_little_later() -> None:
     assert world.reporter.deadline is None
 
 
+def test_until_when_a_boot_is_forgiven_is_saved_as_unix_time_and_goes_with_the_answer() -> None:
+    world = World()
+    world.reporter.established("a", 1, now=5.0, forgiven_until=65.0)
+    world.turn(20.0)
+    assert world.saves[-1][1].forgiven == {"a": world.wall + 60.0}
+    world.reporter.established("a", 1, now=30.0, forgiven_until=0.0)
+    world.turn(40.0)
+    assert world.saves[-1][1].forgiven == {}
+
+
 def test_a_save_before_the_first_reconcile_forgets_nobody() -> None:
     # libvirt may be away for longer than the engine lives.
     world = World()

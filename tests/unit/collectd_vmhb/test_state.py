@@ -29,6 +29,12 @@ def test_a_file_from_before_there_was_maintenance_is_read(tmp_path: Path) -> Non
     assert StateFile(tmp_path).load() == State([{"id": "i-1"}], {}, {}, other_boot=True)
 
 
+def test_until_when_a_boot_is_forgiven_survives(tmp_path: Path) -> None:
+    state = State(established={"vm": 7}, forgiven={"vm": 1_800_000_000.5})
+    StateFile(tmp_path).save(state)
+    assert StateFile(tmp_path).load() == state
+
+
 def test_after_a_boot_of_the_host_no_vm_is_in_the_run_it_was_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +78,7 @@ def test_a_save_that_fails_leaves_the_old_state_whole(tmp_path: Path) -> None:
         b'{"format": 1, "incidents": [], "established": {"vm": "x"}}',
         b'{"format": 1, "incidents": []}',
         b'{"format": 1, "incidents": [], "established": {}, "maintenance": 3}',
+        b'{"format": 1, "incidents": [], "established": {}, "forgiven": {"vm": "x"}}',
         b"\xff\xfe",
     ],
 )
