@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random stories of one VM, played on the whole engine, agree with the pages (oracle.py).
+
+VMHB_SEED=TEXT repeats a run; without it each run has stories of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from collectd_vmhb.detector import Detector
+from collectd_vmhb.engine import Engine
+from collectd_vmhb.monitor import Monitor
+from collectd_vmhb.reporter import Reporter
+from tests.simulation.oracle import play_many
+
+ROOT = Path(__file__).parents[2]
+SEQUENCES = 20_000
+
+
+@pytest.mark.timeout(300)
+def test_random_stories_are_told_as_the_pages_say(capfd: pytest.CaptureFixture[str]) -> None:
+    seed = os.environ.get("VMHB_SEED") or str(int.from_bytes(os.urandom(4), "big"))
+    command = [sys.executable, "-m", "tests.simulation.oracle", "--seed", seed]
+    command += ["--sequences", str(SEQUENCES), "--processes", "2"]
+    path = os.pathsep.join((str(ROOT), str(ROOT / "guest")))
+    with capfd.disabled():
+        sys.stdout.write(f"\n{SEQUENCES} sequences, VMHB_SEED={seed}\n")
+    run = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert f"{SEQUENCES} played, 0 told otherwise" in run.stdout
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Is what a broken engine does."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "broken", "expected"),
+    [
+        (Monitor, "rebooted", "lost"),
+        (Monitor, "pause", "it is paused"),
+        (Monitor, "resume", "it is healthy"),
+        (Monitor, "_on_exit", "lost"),
+        (Detector, "miss", "it is lost"),
+        (Reporter, "close", "nobody is to watch it"),
+        (Engine, "_on_scanned", "it is healthy"),
+    ],
+)
+def test_an_engine_that_forgets_something_is_found_out(
+    owner: type, broken: str, expected: str
+) -> None:
+    with patch.object(owner, broken, nothing):
+        found = play_many("broken", 0, 300)
+    assert [each for each in found if expected in each.wrong], found[:3]
+
+
+def test_what_a_story_tells_is_repeated_by_its_seed() -> None:
+    with patch.object(Detector, "miss", nothing):
+        first, again = (play_many("again", 0, 40) for _ in range(2))
+    assert first == again != []
