@@ -3,7 +3,7 @@
 
 import argparse
 import functools
-import logging
+import gc
 import math
 import os
 import sys
@@ -32,9 +32,6 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _be_agent(arguments: List[str]) -> int:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="vmhb-guest: %(levelname)s: %(message)s"
-    )
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
@@ -121,6 +118,9 @@ def _words(schedule: Schedule) -> str:
 
 def _run(agent: Agent) -> bool:
     signals = SignalPipe(WAKE_SIGNALS)
+    # What is there now stays: no search for rubbish writes to it, so children go on sharing it.
+    gc.collect()
+    getattr(gc, "freeze", gc.collect)()  # since Python 3.7
     try:
         notify("READY=1")
         return agent.run(signals)

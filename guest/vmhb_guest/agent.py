@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts the agent together from its settings, and does what is asked of it while it runs."""
 
-import logging
 import math
 import os
 import socket
 import time
 from typing import Callable, List
 
-from . import __version__, jobs
+from . import __version__, jobs, log
 from .applications import Applications
 from .auditor import Auditor
 from .checks import Checks
@@ -16,6 +15,7 @@ from .config import ConfigError, Settings
 from .control import Control
 from .line_server import LineServer, Message
 from .loop import Loop
+from .memory import Memory
 from .part import Part
 from .port import Port
 from .session import Session
@@ -23,8 +23,6 @@ from .signals import SignalPipe
 from .status import CheckResult
 from .watchdog import Watchdog, period
 from .wire import integer
-
-LOG = logging.getLogger(__name__)
 
 #: A VM that is busy for longer than an hour should say so again.
 BUSY_MAX_MS = 3600000
@@ -53,7 +51,8 @@ class Agent:
         # The audits have runs to themselves: health checks that hang must not hold them up.
         self._audits = Checks(jobs.os_audits(settings), _AUDITS_PARALLEL, after_boot)
         self._health = Checks(jobs.health_checks(settings), settings.parallel, after_boot)
-        self._applications = Applications(self._serve("app.sock", 0o666), self._count)
+        memory = Memory(os.path.join(settings.run_dir, "applications.json"))
+        self._applications = Applications(self._serve("app.sock", 0o666), self._count, memory)
         answers = {"status": self._status, "busy": self._busy}
         parts: List[Part] = [
             Watchdog(period(os.environ)),
@@ -75,15 +74,15 @@ class Agent:
         try:
             settings = self._read_settings()
         except ConfigError as error:
-            LOG.error("the settings stay as they were: %s", error)
+            log.error("the settings stay as they were: %s", error)
             return
         for key in _FIXED:
             if getattr(settings, key) != getattr(self._settings, key):
-                LOG.warning("%s has changed, which takes a restart", key)
+                log.warning("%s has changed, which takes a restart", key)
         self._settings = settings
         self._audits.reload(jobs.os_audits(settings), _AUDITS_PARALLEL)
         self._health.reload(jobs.health_checks(settings), settings.parallel)
-        LOG.info("the settings have been read again")
+        log.info("the settings have been read again")
 
     def _count(self) -> int:
         return len(self._audits.names) + len(self._health.names)

@@ -2,24 +2,24 @@
 """The applications that say by themselves how they are: each is a check `app.NAME`.
 
 An application that closes its connection without deregistering has crashed; one that lets two
-intervals pass without a word hangs. Both are critical until it registers, or speaks, again.
+intervals pass without a word hangs. Both are critical until it registers, or speaks, again, even
+if the agent is started again meanwhile.
 """
 
-import logging
 import math
 import re
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
+from . import log
 from .directory import CHECKS_MAX
 from .line_server import LineServer, Message, Peer
+from .memory import Memory, Remembered
 from .nagios import TEXT_MAX
 from .part import Part
 from .status import CheckResult, Status
 from .text import clean
 from .throttle import Throttle
 from .wire import integer
-
-LOG = logging.getLogger(__name__)
 
 PREFIX = "app."
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,44}")
@@ -32,6 +32,8 @@ INTERVAL_MAX_MS = 3600000
 LINGER = 10.0
 #: Seconds after which a wake-up of ours was so late that others were held up as well.
 LATE = 1.0
+#: Seconds that an application has at least to come back to an agent that was started again.
+COMEBACK = 15.0
 #: Seconds between two log lines about one application.
 LOG_PERIOD = 1.0
 
@@ -39,25 +41,28 @@ LOG_PERIOD = 1.0
 class Application:
     """One registered application and how it stands."""
 
-    def __init__(self, name: str, peer: Peer, interval: float, now: float) -> None:
+    def __init__(self, name: str, uid: int, pid: int, interval: float, now: float) -> None:
         self.name = name
-        self.uid = peer.uid
-        self.pid = peer.pid
+        self.uid = uid
+        self.pid = pid
         #: Who speaks for it; None once it has gone.
-        self.peer: Optional[Peer] = peer
+        self.peer: Optional[Peer] = None
         #: Seconds between two words of it; infinite if it has not promised any.
         self.interval = interval
         #: When its name is to be forgotten, because it has deregistered.
         self.forget_at = math.inf
+        #: When it went without deregistering; None if it has not.
+        self.crashed: Optional[float] = None
         #: Nobody shall fill the agent's log.
         self.log = Throttle(LOG_PERIOD)
         self._heard = now
-        self._said = (Status.OK, "registered by process %d" % peer.pid)
+        self._patience = 2 * interval
+        self._said = (Status.OK, "registered by process %d" % pid)
 
     @property
     def deadline(self) -> float:
         """When its silence has been too long."""
-        return self._heard + 2 * self.interval if self.peer else math.inf
+        return self._heard + self._patience
 
     def heard(self, now: float) -> None:
         """Take it as a beat that it said something."""
@@ -67,9 +72,11 @@ class Application:
         """Take what it says of itself."""
         self._said = status, text
 
-    def gone(self) -> None:
+    def gone(self, now: float) -> None:
         """Take it that its connection has ended, and that it did not say so before."""
         self.peer = None
+        self._patience = math.inf
+        self.crashed = now
         text = "process %d has ended without deregistering" % self.pid
         if self._said[0] is not Status.OK:
             text += ": %s" % self._said[1]
@@ -78,8 +85,23 @@ class Application:
     def deregister(self, now: float) -> None:
         """Take its leave."""
         self.peer = None
+        self._patience = math.inf
         self.forget_at = now + LINGER
         self._said = Status.OK, "deregistered"
+
+    def memory(self) -> Optional[Remembered]:
+        """Return what must not be forgotten of it, if anything."""
+        known = Remembered(self.name, self.uid, self.pid, self.interval)
+        if self.crashed is not None:
+            return known._replace(crash=self._said[1], since=self.crashed)
+        return known if self._patience < math.inf else None
+
+    def recall(self, remembered: Remembered) -> None:
+        """Be as it was when the last agent ended: crashed, or given time to come back."""
+        self._patience = math.inf if remembered.crash else max(2 * self.interval, COMEBACK)
+        if remembered.crash:
+            self.crashed = remembered.since
+            self._said = Status.CRITICAL, remembered.crash
 
     def judge(self, now: float) -> Tuple[Status, str]:
         """Return how it stands."""
@@ -97,9 +119,16 @@ class RefusedError(Exception):
 class Applications(Part):
     """All applications that have registered at `server`; they are who the kernel says they are."""
 
-    def __init__(self, server: LineServer, others: Callable[[], int] = lambda: 0) -> None:
-        """Take what counts the checks that are there beside the applications."""
+    def __init__(
+        self,
+        server: LineServer,
+        others: Callable[[], int] = lambda: 0,
+        memory: Optional[Memory] = None,
+    ) -> None:
+        """Take what counts the checks beside the applications, and what outlives the agent."""
         self._server = server
+        self._memory = memory or Memory()
+        self._recalled = False
         self._others = others
         self._forget_next = -math.inf
         self._applications: Dict[str, Application] = {}
@@ -135,23 +164,34 @@ class Applications(Part):
 
     def tick(self, now: float) -> List[CheckResult]:
         """Hear what the applications say, and who of them says nothing; return what changed."""
+        if not self._recalled:
+            self._recall(now)
         if now > self.deadline + LATE:
             # It was this agent that slept, and perhaps the whole VM: nobody can be blamed.
             for application in self._well():
                 application.heard(now)
         for peer, message in self._server.receive(now):
             if message is None:
-                self._hung_up(peer)
+                self._hung_up(peer, now)
             else:
                 self._receive(peer, message, now)
         if now >= self._forget_next:
             self._forget(now)
         news = [self._judge(application, now) for application in self._applications.values()]
+        memories = [application.memory() for application in self._applications.values()]
+        self._memory.save([memory for memory in memories if memory is not None])
         return [result for result in news if result is not None]
 
     def stop(self) -> None:
         """Hang up on all."""
         self._server.close()
+
+    def _recall(self, now: float) -> None:
+        self._recalled = True
+        for known in self._memory.load():
+            application = Application(known.name, known.uid, known.pid, known.interval, now)
+            application.recall(known)
+            self._applications[known.name] = application
 
     def _forget(self, now: float) -> None:
         """Forget all whose time has come, together: it costs one new session."""
@@ -172,8 +212,10 @@ class Applications(Part):
         if known is not None and (known.status, known.text) == (status, text):
             return None
         since = known.since if known is not None and known.status is status else now
+        if application.crashed is not None:
+            since = application.crashed
         if (known is None or known.status is not status) and application.log.allows(now):
-            LOG.info("application %s: %s: %s", name, status.value, text)
+            log.info("application %s: %s: %s", name, status.value, text)
         self._results[name] = CheckResult(PREFIX + name, status, text, "", since, 0.0)
         return self._results[name]
 
@@ -188,10 +230,10 @@ class Applications(Part):
         except RefusedError as refused:
             peer.refuse(str(refused))
 
-    def _hung_up(self, peer: Peer) -> None:
+    def _hung_up(self, peer: Peer, now: float) -> None:
         application = self._registered.pop(peer, None)
         if application is not None:
-            application.gone()
+            application.gone(now)
 
     def _register(self, peer: Peer, message: Message, now: float) -> None:
         name = message.get("name")
@@ -207,7 +249,8 @@ class Applications(Part):
                 raise RefusedError("interval_ms must be an integer from %d to %d" % limits)
             interval = wanted / 1000.0
         self._admit(name, peer)
-        application = Application(name, peer, interval, now)
+        application = Application(name, peer.uid, peer.pid, interval, now)
+        application.peer = peer
         self._applications[name] = self._registered[peer] = application
         peer.keep = True
         peer.accept()

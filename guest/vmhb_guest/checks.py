@@ -6,17 +6,14 @@ read, and no later than `deadline`. Times are seconds of one monotonic clock.
 """
 
 import functools
-import logging
 import math
 import os
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set
 
-from . import nagios
+from . import log, nagios
 from .part import Part
 from .process import Process
 from .status import SEVERITY, CheckResult, Status
-
-LOG = logging.getLogger(__name__)
 
 #: Seconds between two looks for checks that came or went.
 SCAN_PERIOD = 10.0
@@ -117,7 +114,7 @@ class Check:
         known = self.standing
         same = known is not None and known.status is status
         if not same:
-            LOG.info("health check %s: %s: %s", self.name, status.value, outcome.text)
+            log.info("health check %s: %s: %s", self.name, status.value, outcome.text)
         self.standing = result._replace(since=known.since) if known and same else result
         return self.standing
 

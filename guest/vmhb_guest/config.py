@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the agent's settings from one INI file; every error names file, section and key."""
+"""Reads the agent's settings from one INI file; every error names file, line and key."""
 
-import configparser
 import math
 import re
 from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional
 
+from . import ini
 from .audits import DEFAULTS, Limits
 from .checks import Schedule
 from .directory import NAME, RESERVED, is_reserved
@@ -176,24 +176,23 @@ _CHECKS: Dict[str, Parse] = {
 
 def load(path: str) -> Settings:
     """Return the settings in the file at `path`; raise ConfigError for whatever is wrong."""
-    parser = _parse(path)
     agent: Dict[str, Any] = {}
     checks: Dict[str, Any] = {}
     of_audits: Dict[str, Any] = {}
     of_check: Dict[str, Dict[str, Any]] = {}
-    for name in parser.sections():
+    for name, section in _parse(path).items():
         if name == "agent":
-            agent = _read(path, parser[name], _AGENT)
+            agent = _read(path, section, _AGENT)
         elif name == "checks":
-            checks = _read(path, parser[name], _CHECKS)
+            checks = _read(path, section, _CHECKS)
         elif name == "audits":
-            of_audits = _read_audits(path, parser[name])
+            of_audits = _read_audits(path, section)
         elif name.startswith(_CHECK_SECTION):
-            of_check[_check_name(path, name)] = _read(path, parser[name], {**_SCHEDULE, **_OWN})
+            of_check[_check_name(path, section)] = _read(path, section, {**_SCHEDULE, **_OWN})
         else:
             raise ConfigError(
-                "%s: unknown section [%s]: expected [agent], [audits], [checks] or [check:NAME]"
-                % (path, name)
+                "%s:%d: unknown section [%s]: expected [agent], [audits], [checks] or [check:NAME]"
+                % (path, section.line, name)
             )
     common = _take(checks, _SCHEDULE)
     own_checks = {name: OwnCheck(**_take(own, _OWN)) for name, own in of_check.items()}
@@ -214,17 +213,18 @@ def _take(values: Dict[str, Any], keys: Iterable[str]) -> Dict[str, Any]:
     return {key: values.pop(key) for key in keys if key in values}
 
 
-def _check_name(path: str, section: str) -> str:
-    name = section[len(_CHECK_SECTION) :]
+def _check_name(path: str, section: ini.Section) -> str:
+    name = section.name[len(_CHECK_SECTION) :]
     if not NAME.fullmatch(name) or is_reserved(name):
         raise ConfigError(
-            "%s: [%s]: a check's name has 1 to 48 of A-Z a-z 0-9 _ . - and does not begin with %s"
-            % (path, section, " or ".join(RESERVED))
+            "%s:%d: [%s]: a check's name has 1 to 48 of A-Z a-z 0-9 _ . -"
+            " and does not begin with %s"
+            % (path, section.line, section.name, " or ".join(RESERVED))
         )
     return name
 
 
-def _read_audits(path: str, section: configparser.SectionProxy) -> Dict[str, Any]:
+def _read_audits(path: str, section: ini.Section) -> Dict[str, Any]:
     values = _read(path, section, _AUDITS)
     enabled = values.pop("enabled", True)
     schedule = Settings().audit_schedule
@@ -233,35 +233,30 @@ def _read_audits(path: str, section: configparser.SectionProxy) -> Dict[str, Any
     schedule = schedule._replace(**wanted)
     if schedule.timeout > schedule.interval:
         raise ConfigError(
-            "%s: [audits] timeout = %g: must not be above the interval, which is %g"
-            % (path, schedule.timeout, schedule.interval)
+            "%s:%d: [audits] timeout = %g: must not be above the interval, which is %g"
+            % (path, section.line, schedule.timeout, schedule.interval)
         )
     limits = dict(DEFAULTS, **values) if enabled else {}
     on = {name: each for name, each in limits.items() if each is not None}
     return {"audits": on, "audit_schedule": schedule}
 
 
-def _parse(path: str) -> configparser.ConfigParser:
-    # No section is special: [DEFAULT] would be one whose unknown keys nobody notices.
-    parser = configparser.ConfigParser(interpolation=None, default_section="")
+def _parse(path: str) -> Dict[str, ini.Section]:
     try:
         with open(path, encoding="utf-8") as lines:
-            parser.read_file(lines)
+            return ini.parse(lines)
     except OSError as error:
         raise ConfigError("cannot read %s: %s" % (path, error.strerror)) from None
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigError("%s: %s" % (path, " ".join(str(error).split()))) from None
-    return parser
+    except ini.IniError as error:
+        raise ConfigError("%s:%s" % (path, error)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError("%s: %s" % (path, error)) from None
 
 
-def _read(
-    path: str,
-    section: configparser.SectionProxy,
-    keys: Dict[str, Parse],
-) -> Dict[str, Any]:
+def _read(path: str, section: ini.Section, keys: Dict[str, Parse]) -> Dict[str, Any]:
     values = {}
-    for key, text in section.items():
-        where = "%s: [%s] %s" % (path, section.name, key)
+    for key, (text, line) in section.entries.items():
+        where = "%s:%d: [%s] %s" % (path, line, section.name, key)
         if key not in keys:
             raise ConfigError("%s: unknown key; known: %s" % (where, ", ".join(sorted(keys))))
         try:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the health checks: the files of one directory whose names can go on the wire."""
 
-import logging
 import os
 import re
 from typing import Dict, Set
 
-LOG = logging.getLogger(__name__)
+from . import log
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 #: How the names of audits and applications begin: no health check may pass for one.
@@ -63,7 +62,7 @@ class HealthDirectory:
     def _say(self, what: str) -> None:
         if what not in self._said and len(self._said) < 4 * CHECKS_MAX:
             self._said.add(what)
-            LOG.warning("%s", what)
+            log.warning("%s", what)
 
 
 def _is_check(entry: "os.DirEntry[str]") -> bool:

@@ -8,14 +8,13 @@ and who is at the other end is what the kernel says, not what the program says.
 import contextlib
 import errno
 import json
-import logging
 import math
 import os
 import socket
 import struct
 from typing import Dict, List, NamedTuple, Optional
 
-LOG = logging.getLogger(__name__)
+from . import log
 
 #: The longest line, in bytes.
 LINE_MAX = 1024
@@ -111,7 +110,7 @@ class LineServer:
         try:
             self._listener = _listen(path, mode)
         except OSError as error:
-            LOG.warning("no socket %s: %s", path, error.strerror or error)
+            log.warning("no socket %s: %s", path, error.strerror or error)
 
     @property
     def deadline(self) -> float:

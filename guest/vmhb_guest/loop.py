@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's only loop: waits for port, parts, signals and time, and moves what they bring."""
 
-import logging
 import math
 import select
 import signal
 from typing import Callable, List, Optional, Sequence
 
+from . import log
 from .directory import CHECKS_MAX
 from .part import Part
 from .port import Port
 from .session import Session
 from .signals import SignalPipe
-
-LOG = logging.getLogger(__name__)
 
 #: Seconds that the farewell may take to leave.
 FAREWELL = 1.0
@@ -78,7 +76,7 @@ class Loop:
     def _names(self) -> List[str]:
         names = [name for part in self._parts for name in sorted(part.names)]
         if len(names) > CHECKS_MAX and not self._said_too_many:
-            LOG.warning(
+            log.warning(
                 "%d checks: the host takes %d, the last are left out", len(names), CHECKS_MAX
             )
             self._said_too_many = True

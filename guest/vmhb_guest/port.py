@@ -7,14 +7,13 @@ unplugged. Hence nobody polls the port while the host is away: it is asked every
 """
 
 import errno
-import logging
 import math
 import os
 from typing import Optional
 
+from . import log
+from .holder import holder_of
 from .tty import open_tty
-
-LOG = logging.getLogger(__name__)
 
 #: Seconds between two attempts to open the port or to find the host at its other end.
 RETRY = 0.5
@@ -76,6 +75,7 @@ class Port:
         self._unwritten = b""
         self._retry_at = -math.inf
         self._said = ""
+        self._is_held = False
 
     @property
     def deadline(self) -> Optional[float]:
@@ -130,10 +130,12 @@ class Port:
         self._path = path
         self.found = self.found or os.path.exists(path)
         try:
-            return _open_device(path)
+            fd = _open_device(path)
         except OSError as error:
             self._lose(error)
             return None
+        self._is_held = False
+        return fd
 
     def _read(self, fd: int) -> bytes:
         try:
@@ -165,13 +167,19 @@ class Port:
 
     def _lose(self, error: OSError) -> None:
         if error.errno == errno.EBUSY:
-            self._say("port %s is in use by another process: only one can open it" % self._name)
+            self._complain_of_holder()
         else:
             self._say("port %s: %s" % (self._name, error.strerror))
         self.close()
 
+    def _complain_of_holder(self) -> None:
+        if not self._is_held:
+            words = "port %s is in use by %s: only one can open it"
+            self._say(words % (self._name, holder_of(self._path)))
+        self._is_held = True
+
     def _say(self, what: str) -> None:
         """Log a change of standing, not each retry that finds it unchanged."""
         if what != self._said:
-            LOG.info("%s", what)
+            log.info("%s", what)
         self._said = what

@@ -16,15 +16,8 @@ OUTPUT_MAX = 8192
 _CHUNK = 65536
 #: What a child ends with when its body raised: the code of "unknown" among monitoring plugins.
 _RAISED = 3
-#: Those that the agent catches, and the two that Python ignores and programs expect.
-_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGCHLD,
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-)
+#: Those that Python ignores and programs expect. What the agent catches, exec gives back.
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Process:
@@ -127,7 +120,7 @@ def _leave_the_agent(output: int) -> None:
         if int(name) > 2:
             os.closerange(int(name), int(name) + 1)  # unlike close(), minds none that is gone
     signal.set_wakeup_fd(-1)
-    for number in _SIGNALS:
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_DFL)
     os.chdir("/")
     _give_up_protection()
@@ -140,7 +133,8 @@ def _give_up_protection() -> None:
             os.setpriority(os.PRIO_PROCESS, 0, 0)
         if os.sched_getscheduler(0) != os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        with open("/proc/self/oom_score_adj", "w") as adjustment:
-            adjustment.write("0")
+        adjustment = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(adjustment, b"0")
+        os.close(adjustment)
     except OSError:
         return  # no /proc, or no right to: the child runs all the same

@@ -6,20 +6,17 @@ It does no I/O. The caller owns the clock and the port. After every call it must
 monotonic clock.
 """
 
-import logging
 import math
 import os
 from collections import deque
 from enum import Enum
 from typing import Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
-from . import wire
+from . import log, wire
 from .report import ENVELOPE, Report, fit
 from .status import CheckResult, Status
 from .text import clean
 from .throttle import Throttle
-
-LOG = logging.getLogger(__name__)
 
 #: Between one init and the next while nobody acknowledges (published protocol: 5 s).
 INIT_RETRY = 5.0
@@ -161,7 +158,7 @@ class Session:
         """Let time pass: send init when it is due, notice that the host is silent."""
         deadline = self.deadline
         if self.state is State.ENABLED and deadline is not None and now >= deadline:
-            LOG.warning("no challenge for %.1f s", now - self._last_challenge)
+            log.warning("no challenge for %.1f s", now - self._last_challenge)
             self._reinit(now)
         self._init_if_due(now)
 
@@ -207,7 +204,7 @@ class Session:
         if state is not State.ENABLED:
             self.audit = None
         if state is not self.state:
-            LOG.info("session: %s", state.value)
+            log.info("session: %s", state.value)
         self.state = state
 
     def _reinit(self, now: float) -> None:
@@ -253,7 +250,7 @@ class Session:
     def _drop(self, reason: str, now: float) -> None:
         self.malformed += 1
         if self._malformed_log.allows(now):
-            LOG.warning("dropped a line: %s; %d so far", clean(reason, 200), self.malformed)
+            log.warning("dropped a line: %s; %d so far", clean(reason, 200), self.malformed)
 
     def _on_init_ack(self, fields: Dict[str, object], now: float) -> None:
         acked = wire.integer(fields, "invocation_id", 0, wire.MAX_INT31)
@@ -359,7 +356,7 @@ class Session:
         reason = clean(reason, LOG_MSG_MAX) if isinstance(reason, str) else "no reason given"
         self.nacks += 1
         if self._nack_log.allows(now):
-            LOG.warning("the host refused a message: %s; %d so far", reason, self.nacks)
+            log.warning("the host refused a message: %s; %d so far", reason, self.nacks)
         if self.state is State.ENABLED and reason.startswith("no session"):
             self._reinit(now)
 

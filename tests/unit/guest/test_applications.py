@@ -19,9 +19,10 @@ from typing import Any, Callable
 import pytest
 
 from vmhb_guest.application import Application
-from vmhb_guest.applications import LINGER, USER_MAX, Applications
+from vmhb_guest.applications import COMEBACK, LINGER, USER_MAX, Applications
 from vmhb_guest.directory import CHECKS_MAX
 from vmhb_guest.line_server import CONNECTIONS_MAX, PATIENCE, LineServer
+from vmhb_guest.memory import Memory
 
 GUEST = Path(__file__).parents[3] / "guest"
 
@@ -168,13 +169,14 @@ def test_names_are_forgotten_together(bench: Bench) -> None:
     assert bench.applications.names == set()
 
 
-def test_an_application_cannot_fill_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+def test_an_application_cannot_fill_the_log(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     program = bench.registered("db")
     for number in range(20):
         program.say("status", status=("warning", "ok")[number % 2])
         bench.tick(0.2 + number * 0.11)
-    assert len(caplog.records) <= 3
+    assert len(capsys.readouterr().err.splitlines()) <= 3
 
 
 @pytest.mark.parametrize(
@@ -284,10 +286,10 @@ def test_a_flood_does_not_keep_the_agent_busy(bench: Bench) -> None:
 
 
 def test_a_socket_of_a_killed_agent_is_replaced_and_that_of_a_live_one_is_not(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second = LineServer(bench.path, 0o666)
-    assert "another agent listens there" in caplog.text
+    assert "another agent listens there" in capsys.readouterr().err
     assert second.filenos() == []
     second.close()
     bench.registered("still-works")
@@ -391,3 +393,87 @@ def test_the_wrapper_wants_a_command() -> None:
     done = subprocess.run(command, cwd=GUEST, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "say what to run after --" in done.stderr
+
+
+class Restarted(Bench):
+    """The agent's side with a memory, as often as it is started."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        memory = Memory(str(directory / "run" / "applications.json"))
+        self.applications = Applications(self.server, memory=memory)
+
+    def stop(self) -> None:
+        self.applications.stop()
+        for program in self.programs:
+            program.crash()
+
+
+def test_a_crash_is_not_forgotten_when_the_agent_is_started_again(tmp_path: Path) -> None:
+    first = Restarted(tmp_path)
+    first.registered("db").crash()
+    first.tick(5.0)
+    crashed = first.told["app.db"]
+    first.stop()
+    second = Restarted(tmp_path)
+    (result,) = second.applications.tick(60.0)
+    assert (result.name, result.status.value, result.text) == ("app.db", *crashed)
+    assert result.since == 5.0
+    second.registered("db", now=61.0)
+    assert second.told["app.db"][0] == "ok"
+    second.stop()
+    third = Restarted(tmp_path)
+    third.tick(70.0)
+    assert third.told == {}, "an application that promised no word and runs needs no memory"
+    third.stop()
+
+
+def test_one_that_promised_to_be_heard_of_must_come_back(tmp_path: Path) -> None:
+    first = Restarted(tmp_path)
+    first.registered("db", interval_ms=1000)
+    first.registered("web", interval_ms=1000)
+    first.stop()
+    second = Restarted(tmp_path)
+    second.tick(100.0)
+    assert {status for status, _ in second.told.values()} == {"ok"}
+    second.registered("web", now=105.0, interval_ms=60000)
+    second.tick(100.0 + COMEBACK)
+    assert second.told["app.web"][0] == "ok"
+    assert second.told["app.db"][0] == "critical"
+    second.stop()
+
+
+def test_who_took_leave_is_not_awaited(tmp_path: Path) -> None:
+    first = Restarted(tmp_path)
+    first.registered("db", interval_ms=1000).say("deregister")
+    first.tick(1.0)
+    first.stop()
+    second = Restarted(tmp_path)
+    second.tick(100.0)
+    assert second.told == {}
+    second.stop()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '[{"name": "x"}]', '{"a": 1}'])
+def test_a_memory_that_is_damaged_stops_nobody(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "applications.json").write_text(content)
+    agent = Restarted(tmp_path)
+    agent.registered("db", interval_ms=1000)
+    assert agent.told["app.db"][0] == "ok"
+    assert "applications.json: cannot be read" in capsys.readouterr().err
+    agent.stop()
+
+
+def test_a_memory_that_cannot_be_kept_stops_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = Restarted(tmp_path)
+    (tmp_path / "run" / "applications.json.new").mkdir()
+    for name in ("db", "web"):
+        agent.registered(name, interval_ms=1000)
+    assert set(agent.told) == {"app.db", "app.web"}
+    assert capsys.readouterr().err.count("cannot be written: Is a directory") == 1
+    agent.stop()

@@ -63,7 +63,7 @@ def test_an_error_is_critical_and_says_which(monkeypatch: pytest.MonkeyPatch) ->
     def no_route(*_: object) -> None:
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
-    monkeypatch.setattr("socket.create_connection", no_route)
+    monkeypatch.setattr("socket.socket.connect", no_route)
     (result,) = run(Settings(audits={"loopback": GENEROUS})).values()
     assert (result.status, result.text) == (Status.CRITICAL, "Network is unreachable")
 

@@ -222,10 +222,11 @@ def test_a_check_runs_as_the_user_it_names(bench: Bench) -> None:
     assert results["nobody-knows"].text == "cannot be run: there is no user no-such-user"
 
 
-def test_a_reserved_name_is_refused(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reserved_name_is_refused(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.put("app.db", "exit 0")
     assert bench.settle() == {}
-    assert "health check app.db refused: names that begin with os. or app. are" in caplog.text
+    said = capsys.readouterr().err
+    assert "health check app.db refused: names that begin with os. or app. are" in said
 
 
 def test_reload_changes_what_is_run_and_keeps_how_it_stood(bench: Bench) -> None:
@@ -242,11 +243,11 @@ def test_reload_changes_what_is_run_and_keeps_how_it_stood(bench: Bench) -> None
     assert "a" in bench.settle()
 
 
-def test_a_refused_name_is_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_name_is_said_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.put("we ird", "exit 0")
     for bench.now in (0.0, SCAN_PERIOD, 2 * SCAN_PERIOD):
         bench.settle()
-    assert caplog.text.count("'we ird' refused") == 1
+    assert capsys.readouterr().err.count("'we ird' refused") == 1
 
 
 def test_no_directory_means_no_checks(tmp_path: Path) -> None:

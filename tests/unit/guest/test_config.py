@@ -60,13 +60,16 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     [
         (
             "[agent]\nport_nam = x\n",
-            "[agent] port_nam: unknown key; known: interval, port_name, port_path, run_dir",
+            ":2: [agent] port_nam: unknown key; known: interval, port_name, port_path, run_dir",
         ),
         ("[agent]\nport_name = a/b\n", "[agent] port_name = a/b: a port name has"),
         ("[agent]\nport_path = vport\n", "[agent] port_path = vport: an absolute path expected"),
         ("[agent]\ninterval = fast\n", "[agent] interval = fast: seconds from 0.1 to 60 expected"),
         ("[agent]\ninterval = nan\n", "[agent] interval = nan: seconds"),
-        ("[checks]\nparallel = 0\n", "[checks] parallel = 0: a whole number from 1 to 64 expected"),
+        (
+            "# a\n[checks]\n\nparallel = 0\n",
+            ":4: [checks] parallel = 0: a whole number from 1 to 64 expected",
+        ),
         ("[checks]\nattempts = 1.5\n", "[checks] attempts = 1.5: a whole number"),
         ("[check:db]\nparallel = 1\n", "[check:db] parallel: unknown key"),
         ("[check:a b]\n", "[check:a b]: a check's name has 1 to 48 of"),
@@ -78,10 +81,16 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         ("[audits]\nfsync = 5 1\n", "[audits] fsync = 5 1: off expected, or two numbers"),
         ("[audits]\nspace = 1 5\n", "from 0 to 100: warning > critical"),
         ("[audits]\nfsync = 1\n", "[audits] fsync = 1: off expected, or two numbers from 0 to 60"),
-        ("[audits]\ninterval = 5\ntimeout = 6\n", "must not be above the interval, which is 5"),
-        ("[DEFAULT]\nx = 1\n", "unknown section [DEFAULT]"),
-        ("[agent]\n[agent]\n", "'agent' already exists"),
-        ("interval = 1\n", "no section headers"),
+        (
+            "[audits]\ninterval = 5\ntimeout = 6\n",
+            ":1: [audits] timeout = 6: must not be above the interval, which is 5",
+        ),
+        ("[DEFAULT]\nx = 1\n", ":1: unknown section [DEFAULT]"),
+        ("[check:a b]\n", ":1: [check:a b]: a check's name"),
+        ("[agent]\n[agent]\n", ":2: agent stands in line 1 already"),
+        ("[agent]\ninterval = 1\nInterval = 2\n", ":3: interval stands in line 2 already"),
+        ("interval = 1\n", ":1: a [section] expected before interval = 1"),
+        ("[agent]\ninterval 1\n", ":2: key = value expected, not interval 1"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import pty
+import subprocess
 import tty
 from pathlib import Path
 
@@ -45,14 +46,13 @@ def test_find_port_by_udev_link(tmp_path: Path) -> None:
 
 
 def test_it_waits_for_hot_plug_without_spinning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level("INFO")
     port = Port(NAME, root=str(tmp_path))
     for now in (0.0, 0.1, RETRY, 2 * RETRY):
         assert port.read(now) == b""
     assert port.deadline == 3 * RETRY
-    assert caplog.text.count(f"waiting for virtio port {NAME}") == 1
+    assert capsys.readouterr().err.count(f"waiting for virtio port {NAME}") == 1
     make_port(tmp_path, "vport1p1", NAME)
     (tmp_path / "dev/vport1p1").write_bytes(b"hello\n")
     assert port.read(3 * RETRY - 0.01) == b""
@@ -110,10 +110,24 @@ def test_a_half_written_line_is_finished_before_anything_else() -> None:
     os.close(guest)
 
 
+def test_who_holds_a_port_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host, guest, path = terminal()
+    os.close(guest)
+    script = "exec 9<>$0; flock -x 9; echo held; read line"
+    command = ["/bin/sh", "-c", script, path]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    Port(NAME, path).read(0.0)
+    holder.communicate()
+    os.close(host)
+    said = f"port {NAME} is in use by process {holder.pid} (sh): only one can open it"
+    assert capsys.readouterr().err == f"vmhb-guest: INFO: {said}\n"
+
+
 def test_a_port_in_use_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level("INFO")
     device = tmp_path / "port"
     device.touch()
 
@@ -125,7 +139,8 @@ def test_a_port_in_use_is_said_once(
         patch.setattr(os, "open", busy)
         for now in (0.0, 1.0, 2.0):
             port.read(now)
-    assert caplog.messages == [f"port {NAME} is in use by another process: only one can open it"]
+    said = f"port {NAME} is in use by another process, which we cannot see: only one can open it"
+    assert capsys.readouterr().err == f"vmhb-guest: INFO: {said}\n"
     device.write_bytes(b"free\n")
     assert port.read(3.0) == b"free\n"
     port.close()
