@@ -20,6 +20,8 @@ from tests.lab.layout import LabError
 from tests.lab.node import Node
 
 CHANNEL = "org.openstack.vmhb.0"
+# MiB that an image needs, if more than 128.
+_MEMORY = {"python": 192, "systemd": 320}
 PROJECT = "3a860f8e599440c4a4b9bd07363d4f24"
 
 _DOMAIN = """\
@@ -84,8 +86,8 @@ class Guest:
 
     Without `extra_specs` (None) their element is absent from the domain XML, as with Nova before
     32; empty means that the flavor has none. Without `controller` nothing can be hot-plugged.
-    `agent` says whether the agent starts with the guest; `port` is the name it looks for.
-    `devices` is XML of further devices.
+    `agent` says whether the agent starts with the guest; `port` is the name it looks for, or a
+    device. `devices` is XML of further devices.
     """
 
     node: Node
@@ -127,7 +129,7 @@ class Guest:
             uuid=self.uuid,
             display_name=escape(self.display_name),
             extra_specs=self._extra_specs_xml(),
-            memory=self.memory or (128 if self.image == "sh" else 192),
+            memory=self.memory or _MEMORY.get(self.image, 128),
             project=self.project,
             kernel=built.kernel,
             initrd=built.initrd,

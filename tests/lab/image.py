@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds what the lab's guests boot: Debian's cloud kernel and an initramfs of ours.
 
-Two flavours: `sh` is busybox with guest/sh/vmhb-guest.sh, `python` adds Debian's Python and
-guest/vmhb_guest. Neither needs a disk or a network. image_files/ is copied into both.
+Four flavours: `sh` is busybox with guest/sh/vmhb-guest.sh, `c` the same with guest/c/vmhb-guest.c;
+`python` adds Debian's Python with pyserial and guest/vmhb_guest, and `systemd` starts that one by
+Debian's systemd and udev. None needs a disk or a network. image_files/ has what else is in each.
 """
 
 from __future__ import annotations
@@ -16,16 +17,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab import systemd_files
 from tests.lab.cpio import Archive
 from tests.lab.layout import CACHE, KERNEL, ROOT, LabError, require
 
-FLAVOURS = ("sh", "python")
+#: Flavour -> the parts of image_files that it has.
+FLAVOURS = {
+    "sh": ("both", "sh"),
+    "c": ("both", "c"),
+    "python": ("both", "python"),
+    "systemd": ("both", "python", "systemd"),
+}
+#: What most guests are.
+USUAL = ("sh", "python")
 
 _FILES = Path(__file__).parent / "image_files"
 _BUSYBOX = Path("/bin/busybox")
 _PYTHON = Path("/usr/bin/python3.11")
 _STDLIB = Path("/usr/lib/python3.11")
 _SITE = "/usr/lib/python3/dist-packages"
+_SERIAL = Path(_SITE) / "serial"
 
 # In the order in which they load: virtio needs the symbols of virtio_ring, and so on.
 _MODULES = (
@@ -89,13 +100,18 @@ def _sources(flavour: str) -> Iterator[_Source]:
         yield _Source(
             require(KERNEL / "modules" / f"{name}.ko"), f"/lib/modules/{number}-{name}.ko"
         )
-    for top in ("both", flavour):
-        yield from _tree(_FILES / top, "/")
+    for part in FLAVOURS[flavour]:
+        yield from _tree(_FILES / part, "/")
     if flavour == "sh":
         yield from _tree(ROOT / "guest" / "sh", "/usr/share/vmhb-guest")
+    elif flavour == "c":
+        yield _Source(_compiled(ROOT / "guest" / "c" / "vmhb-guest.c"), "/usr/bin/vmhb-guest")
     else:
         yield from _python()
+        yield from _tree(_SERIAL, f"{_SITE}/serial")
         yield from _tree(ROOT / "guest" / "vmhb_guest", f"{_SITE}/vmhb_guest")
+    if flavour == "systemd":
+        yield from _systemd()
 
 
 def _tree(top: Path, path: str) -> Iterator[_Source]:
@@ -122,8 +138,34 @@ def _is_wanted(module: Path) -> bool:
     return _LEFT_OUT.isdisjoint(module.parts) and not module.parts[0].startswith("config-")
 
 
-def _libraries(file: Path) -> Iterator[Path]:
-    printed = subprocess.run(["ldd", file], check=True, capture_output=True, text=True).stdout
+def _systemd() -> Iterator[_Source]:
+    for file, path in systemd_files.found():
+        yield _Source(file, path)
+        if path in systemd_files.PROGRAMS:
+            for library in _libraries(file, *systemd_files.LIBRARIES):
+                yield _Source(library, f"/lib/x86_64-linux-gnu/{library.name}")
+    unit = ROOT / "guest" / "systemd" / "vmhb-guest.service"
+    yield _Source(unit, "/lib/systemd/system/vmhb-guest.service")
+
+
+def _compiled(source: Path) -> Path:
+    """Return the program, built as guest/c/README.md says."""
+    program = CACHE / "c" / source.stem
+    program.parent.mkdir(parents=True, exist_ok=True)
+    rule = ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"]
+    try:
+        subprocess.run([*rule, program, source], check=True)
+    except FileNotFoundError:
+        raise LabError("no C compiler: apt-get install gcc libc6-dev") from None
+    return program
+
+
+def _libraries(file: Path, *directories: Path) -> Iterator[Path]:
+    environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, directories))}
+    command = ["ldd", str(file)]
+    printed = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
     for word in printed.split():
         if word.startswith("/"):
             yield Path(word)

@@ -128,7 +128,7 @@ class Lab:
         _timed(say, "Vitrage", self.vitrage.start)
 
     def _bring_up_node(self, say: Say) -> None:
-        _timed(say, "guest images", lambda: [image.build(each) for each in image.FLAVOURS])
+        _timed(say, "guest images", lambda: [image.build(each) for each in image.USUAL])
         _timed(say, "compute node", self.node.start)
 
     def _take_lock(self) -> None:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / ".lab"
 CACHE = LAB / "cache"
 KERNEL = CACHE / "kernel"
+SYSTEMD = CACHE / "systemd"
 NODE_VENV = LAB / "venv" / "node"
 VITRAGE_VENV = LAB / "venv" / "vitrage"
 VITRAGE_ETC = CACHE / "vitrage-etc"
