@@ -176,6 +176,15 @@ class Detector:
         self.health = Health.FAILED
         self.expected = self._answered = True
 
+    def expect(self, now: float, grace: float) -> None:
+        """The guest came from elsewhere with its agent: it is held to answer, if it did not yet."""
+        if self._answered:
+            return
+        # A guest that boots meanwhile has the longer grace period of a boot.
+        if self.health is Health.ESTABLISHING and self._boots_since is None:
+            self.start(now, grace, expected=True)
+        self.expected = self._answered = True
+
     def stop(self) -> None:
         """Silence is planned from now on."""
         self._apply(Signal.STOP)

@@ -65,7 +65,8 @@ class Domain:
     """A domain: who it is, what it does, and the channels into it.
 
     ``domain_id`` is libvirt's number of this run of the domain (it changes with every start,
-    restore and migration), or None when it does not run.
+    restore and migration), or None when it does not run. ``carried``: the guest did not boot in
+    this run, but ran before and was migrated or restored.
     """
 
     uuid: str
@@ -75,6 +76,12 @@ class Domain:
     instance: Instance | None
     channels: tuple[ChannelDevice, ...]
     has_virtio_serial: bool
+    carried: bool = False
+
+    def guest_has_open(self, channel: str) -> bool | None:
+        """True if a process in the guest has that port open; None if nobody can tell."""
+        found = (device.guest_open for device in self.channels if device.name == channel)
+        return next(found, None)
 
 
 #: The words of a channel's ``state``, which libvirt gives once the guest has opened the port.
@@ -86,7 +93,9 @@ _NOVA_NAMESPACES = (
 )
 
 
-def parse_domain(xml: str, state: DomainState, domain_id: int | None) -> Domain:
+def parse_domain(
+    xml: str, state: DomainState, domain_id: int | None, carried: bool = False
+) -> Domain:
     """Read a domain's live XML.
 
     Raises ValueError saying what is missing or wrong.
@@ -100,6 +109,7 @@ def parse_domain(xml: str, state: DomainState, domain_id: int | None) -> Domain:
         instance=_instance(root),
         channels=tuple(_channels(root)),
         has_virtio_serial=root.find("devices/controller[@type='virtio-serial']") is not None,
+        carried=carried,
     )
 
 

@@ -68,6 +68,9 @@ log = logging.getLogger(__name__)
 
 #: libvirt may be away that many seconds, as for its own restart, before the host is reported.
 LIBVIRT_AWAY_MAX = 60.0
+#: Seconds after which libvirt knows whether a guest that arrived has its port open: QEMU tells it
+#: up to a second later, and libvirt tells nobody (9.0 said "disconnected" for 0.4 to 2 s).
+OPEN_KNOWN = 5.0
 #: Whoever asks from another thread waits at most so many seconds for the loop.
 ASKING_MAX = 2.0
 #: libvirt may take so many seconds to detach a channel before the asker is told to wait.
@@ -121,6 +124,9 @@ class Watch:
     #: When to try the channel again, and how often that failed in a row.
     connect_at: float = NEVER
     failures: int = 0
+    #: When to look again whether a guest that arrived has its port open.
+    look_at: float = NEVER
+    looked: bool = False
     #: A VM that just started does not wait for those that were found running.
     had_channel: bool = False
     #: The one entry of the heap that counts for this VM.
@@ -486,8 +492,19 @@ class Engine:
             watch.monitor.pause(now, domain.state.value)
         else:
             watch.monitor.resume(now)
+        if domain.carried:
+            self._judge_arrival(watch, now)
         self._provision(watch, now, fresh=self._complete and not watch.had_channel)
         self._attend(watch, lambda watch, now: None, now)
+
+    def _judge_arrival(self, watch: Watch, now: float) -> None:
+        """Expects answers of a guest that was migrated here, or restored, with its agent."""
+        if watch.domain.guest_has_open(watch.policy.channel):
+            watch.monitor.expect(now)
+            watch.look_at = NEVER
+        elif not watch.looked and not watch.monitor.established:
+            watch.looked = True
+            watch.look_at = now + OPEN_KNOWN
 
     def _begin(
         self, domain: Domain, policy: Policy, expected: bool, forgiven: float, now: float
@@ -703,6 +720,9 @@ class Engine:
     def _on_due(self, watch: Watch, now: float) -> None:
         if watch.connect_at <= now:
             self._connect(watch, now)
+        if watch.look_at <= now:
+            watch.look_at = NEVER
+            self._ask.look(watch.uuid)
         if now >= watch.monitor.deadline:
             watch.monitor.tick(now, self._awareness.stretch)
         if watch.monitor.mute(now):
@@ -749,7 +769,7 @@ class Engine:
                 self._impairments.impair(MASS, text, now)
 
     def _schedule(self, watch: Watch, now: float) -> None:
-        at = min(watch.monitor.deadline, watch.connect_at)
+        at = min(watch.monitor.deadline, watch.connect_at, watch.look_at)
         if watch.monitor.conduct.muted_until > now:
             at = min(at, watch.monitor.conduct.muted_until)
         if at != watch.scheduled:

@@ -53,6 +53,13 @@ _BROKEN = (
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
 )
+#: Reasons for running, until the next pause, of a guest that ran before this run began.
+_CARRIED = (
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_MIGRATED),
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_RESTORED),
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_FROM_SNAPSHOT),
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
+)
 _LOOK_AGAIN = (
     libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
     libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
@@ -332,7 +339,12 @@ class Hypervisor:
             known = DomainState.BROKEN
         number = handle.ID()
         try:
-            return parse_domain(handle.XMLDesc(), known, number if number >= 0 else None)
+            return parse_domain(
+                handle.XMLDesc(),
+                known,
+                number if number >= 0 else None,
+                carried=(state, reason) in _CARRIED,
+            )
         except libvirt.libvirtError:
             raise
         except Exception as error:

@@ -133,6 +133,11 @@ class Monitor:
         self._schedule(now)
         self._settle(now, "restarted")
 
+    def expect(self, now: float) -> None:
+        """The guest came from elsewhere with its port open: as good as an answer in this run."""
+        self._detector.expect(now, self._settings.grace_after_resume)
+        self._settle(now, "")
+
     def pause(self, now: float, reason: str) -> None:
         """Planned silence begins: the VM was paused, saved, or is on its way to another host."""
         self._detector.stop()

@@ -209,6 +209,40 @@ def test_a_socket_is_found_where_this_side_of_a_container_has_it(
     node.wait_healthy()
 
 
+def carried(path: Path, guest_open: bool) -> Domain:
+    """A VM that was migrated here, or restored."""
+    return domain(
+        path, channels=(ChannelDevice(NAME, str(path), guest_open=guest_open),), carried=True
+    )
+
+
+def test_a_vm_that_hangs_on_its_way_here_is_found(node: Node, tmp_path: Path) -> None:
+    node.guest(tmp_path / "port", Mode.SILENT)
+    node.see(carried(tmp_path / "port", guest_open=True))
+    node.wait_said("heartbeat-lost", "failure")
+
+
+def test_libvirt_is_asked_again_whether_a_vm_brought_its_agent(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "OPEN_KNOWN", 0.2)
+    node.guest(tmp_path / "port", Mode.SILENT)
+    node.see(carried(tmp_path / "port", guest_open=False))
+    node.wait(lambda: ("look", "vm") in node.asked)
+    node.look_at(carried(tmp_path / "port", guest_open=True))
+    node.wait_said("heartbeat-lost", "failure")
+
+
+@pytest.mark.parametrize("way", ["came without", "booted here"])
+def test_a_vm_that_never_had_an_agent_is_not_blamed(node: Node, tmp_path: Path, way: str) -> None:
+    path = tmp_path / "port"
+    node.guest(path, Mode.SILENT)
+    came = carried(path, guest_open=way == "booted here")
+    node.see(replace(came, carried=way == "came without"))
+    time.sleep(LONG)
+    assert (node.value("health"), node.said()) == (1, [])
+
+
 def test_silence_while_paused_is_no_failure(node: Node, tmp_path: Path) -> None:
     path = tmp_path / "port"
     guest = node.guest(path)

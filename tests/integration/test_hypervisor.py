@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Callable, TypeVar
 
 import libvirt
@@ -56,10 +58,22 @@ def test_domains_are_read_and_what_libvirt_refuses_is_passed_on(workers: Workers
     assert "not supported" in error
 
 
+def test_a_domain_is_told_from_one_that_ran_before(workers: Workers, tmp_path: Path) -> None:
+    (domain,) = workers.wait(Scanned, lambda found: True).domains
+    assert not domain.carried
+    with contextlib.closing(libvirt.open(URI)) as conn:
+        conn.lookupByUUIDString(UUID).save(str(tmp_path / "saved"))
+        conn.restore(str(tmp_path / "saved"))
+    workers.hypervisor.look(UUID)
+    restored = workers.wait(Looked, lambda found: bool(found.domain and found.domain.carried))
+    assert restored.domain is not None
+    assert restored.domain.state is DomainState.RUNNING
+
+
 def test_a_domain_that_cannot_be_read_is_left_as_it_was_and_said_once(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def parse_domain(xml: str, state: DomainState, domain_id: int | None) -> Domain:
+    def parse_domain(xml: str, state: DomainState, domain_id: int | None, carried: bool) -> Domain:
         raise IndexError("a surprise")
 
     workers.wait(Scanned, lambda found: bool(found.domains))

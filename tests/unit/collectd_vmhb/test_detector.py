@@ -73,6 +73,46 @@ def test_who_answered_before_is_failed_after_its_grace_period_and_not_earlier() 
     assert detector.health is Health.FAILED
 
 
+def arrived() -> Detector:
+    detector = Detector(POLICY)
+    detector.start(0.0, 60.0, expected=False)
+    return detector
+
+
+def test_who_came_with_an_agent_is_failed_after_the_grace_period_of_an_arrival() -> None:
+    detector = arrived()
+    detector.expect(5.0, 10.0)
+    for second in range(5, 15):
+        detector.miss(float(second))
+        assert detector.health is Health.ESTABLISHING
+    for second in (15, 16, 17):
+        detector.miss(float(second))
+    assert detector.health is Health.FAILED
+
+
+def test_who_came_paused_is_held_to_answer_from_its_resume_on() -> None:
+    detector = arrived()
+    detector.stop()
+    detector.expect(5.0, 10.0)
+    assert (detector.health, detector.expected) == (Health.PAUSED, True)
+
+
+def test_who_came_and_boots_has_the_grace_period_of_a_boot() -> None:
+    detector = arrived()
+    detector.reboot(5.0, 50.0)
+    detector.expect(6.0, 10.0)
+    assert detector.grace_until == 55.0
+    detector.miss(54.0)
+    assert detector.health is Health.ESTABLISHING
+
+
+def test_who_answered_is_judged_by_that_alone() -> None:
+    detector = healthy()
+    detector.exit(10.0, 50.0)
+    detector.expect(11.0, 10.0)
+    assert not detector.expected, "its agent took its leave"
+
+
 def test_a_sick_guest_that_falls_silent_is_suspect_and_comes_back_sick() -> None:
     detector = healthy()
     detector.beat(sick=True)

@@ -233,6 +233,15 @@ def test_serial_ports_without_a_number_are_counted() -> None:
     ]
 
 
+def test_a_guest_has_a_port_open_or_not_or_nobody_can_tell() -> None:
+    devices = "".join(
+        f"<channel type='unix'><target type='virtio' name='{name}'{state}/></channel>"
+        for name, state in [("a", " state='connected'"), ("b", " state='disconnected'"), ("c", "")]
+    )
+    domain = parse(domain_xml(devices=devices))
+    assert [domain.guest_has_open(name) for name in "abcd"] == [True, False, None, None]
+
+
 def test_channels_keep_their_order() -> None:
     channels = "".join(
         f"<channel type='unix'><target type='virtio' name='{name}'/></channel>" for name in "cab"
