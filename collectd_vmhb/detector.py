@@ -180,9 +180,11 @@ class Detector:
         """The guest came from elsewhere with its agent: it is held to answer, if it did not yet."""
         if self._answered:
             return
-        # A guest that boots meanwhile has the longer grace period of a boot.
-        if self.health is Health.ESTABLISHING and self._boots_since is None:
-            self.start(now, grace, expected=True)
+        if self._boots_since is None:
+            # Nothing boots here that would need the policy's grace period.
+            self.grace_until = 0.0
+            if self.health is Health.ESTABLISHING:
+                self.start(now, grace, expected=True)
         self.expected = self._answered = True
 
     def stop(self) -> None:

@@ -99,10 +99,10 @@ def test_who_came_paused_is_held_to_answer_from_its_resume_on() -> None:
 
 def test_who_came_and_boots_has_the_grace_period_of_a_boot() -> None:
     detector = arrived()
-    detector.reboot(5.0, 50.0)
+    detector.reboot(5.0, 70.0)
     detector.expect(6.0, 10.0)
-    assert detector.grace_until == 55.0
-    detector.miss(54.0)
+    assert detector.grace_until == 75.0
+    detector.miss(74.0)
     assert detector.health is Health.ESTABLISHING
 
 
