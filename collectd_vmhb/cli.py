@@ -168,11 +168,8 @@ def find(said: Mapping[str, Any], wanted: str) -> Any:
         uuids = ", ".join(vm["uuid"] for vm in found[:LISTED_MAX])
         more = ", ..." if len(found) > LISTED_MAX else ""
         raise ControlError(f"{len(found)} VMs are named {shown(wanted)}: take one of {uuids}{more}")
-    if _called(said["unmonitored"], wanted):
-        raise ControlError(
-            f"VM {shown(wanted)} is on this host and not monitored: it is shut off, or "
-            f"virsh dumpxml shows no vmhb:enabled of its flavor"
-        )
+    for vm in _called(said["unmonitored"], wanted)[:1]:
+        raise ControlError(f"VM {shown(wanted)} is on this host and not monitored: {vm['why']}")
     meant = nearest(wanted, [name for vm in vms for name in (vm["name"], vm["uuid"])])
     hint = f"; did you mean {shown(meant)}?" if meant else "; vmhb status lists those that are"
     raise ControlError(f"no VM {shown(wanted)} is monitored on this host{hint}")

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Protocol
 
-from collectd_vmhb.settings import Mode, Settings
+from collectd_vmhb.policy import KEYS, SWITCHES, is_ours, policy_for
+from collectd_vmhb.settings import FlavorPolicy, Mode, Settings
 from collectd_vmhb.wording import no_such_key, shown
 
 
@@ -53,6 +54,8 @@ def read_settings(config: ConfigNode) -> Settings:
     usable = {_OPTIONS[key].field: v for key, v in given.items() if v is not _UNUSABLE}
     settings = replace(Settings(), **usable)
     problems += _contradictions(settings, given)
+    # Bounds that are wrong themselves are no measure.
+    problems += [] if problems else _unfit_flavor_policies(settings)
     if problems:
         raise ConfigError(problems)
     return settings
@@ -83,7 +86,7 @@ def _take(node: ConfigNode, given: dict[str, Any]) -> None:
     value = option.read(node.values)
     if option.repeated and before is not _UNUSABLE:
         if value[0] in dict(before):
-            raise ValueError("what is mapped here is mapped twice; keep one of the lines")
+            raise ValueError(f"{_shown_value(node.values[0])} is given twice; keep one of the lines")
         value = (*before, value)
     given[key] = value
 
@@ -107,6 +110,13 @@ def _contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[st
         yield f"{stated('ChannelName')} is not among {stated('ChannelsAllowed')}: add it there"
 
 
+def _unfit_flavor_policies(settings: Settings) -> Iterator[str]:
+    """Say which extra specs of the stanza's own would be a bad policy in a flavor."""
+    for each in settings.flavor_policy:
+        for problem in policy_for(each.extra_specs, settings).problems:
+            yield f'FlavorPolicy "{shown(each.pattern)}": {problem}'
+
+
 def _written(node: ConfigNode) -> str:
     line = " ".join((shown(node.key), *map(_shown_value, node.values)))
     return f"<{line}>" if node.children else line
@@ -127,16 +137,14 @@ class _Option:
     """Where a key's value goes, and the parser that returns it or raises ValueError."""
 
     field: str
-    parse: Callable[[object], Any]
+    parse: Callable[..., Any]
     several: bool = False
-    #: The key may be given again; each line adds a pair.
+    #: The key may be given again; each line adds a pair, whose first must be new.
     repeated: bool = False
 
     def read(self, values: tuple[object, ...]) -> Any:
         if self.repeated:
-            if len(values) != 2:
-                raise ValueError("exactly two values are allowed: from, and to")
-            return self.parse(values[0]), self.parse(values[1])
+            return self.parse(*values)
         if self.several:
             return tuple(self.parse(value) for value in values)
         if len(values) != 1:
@@ -197,6 +205,35 @@ def _socket(value: object) -> Path:
     raise ValueError("an absolute path of at most 107 bytes (the kernel's limit) is allowed")
 
 
+def _path_pair(*paths: object) -> tuple[Path, Path]:
+    if len(paths) != 2:
+        raise ValueError("exactly two values are allowed: from, and to")
+    return _directory(paths[0]), _directory(paths[1])
+
+
+def _flavor_policy(pattern: object = None, *extra_specs: object) -> FlavorPolicy:
+    if not isinstance(pattern, str) or not pattern or not extra_specs:
+        raise ValueError(
+            'a pattern of flavor names and extra specs are allowed, such as "hb.*" '
+            '"vmhb:enabled=true" "vmhb:interval=2"'
+        )
+    specs = dict(map(_extra_spec, extra_specs))
+    if len(specs) < len(extra_specs):
+        raise ValueError("one of the extra specs is given twice")
+    if specs.keys().isdisjoint(SWITCHES):
+        raise ValueError("vmhb:enabled is missing: add vmhb:enabled=true, or =false to leave out")
+    return FlavorPolicy(pattern, specs)
+
+
+def _extra_spec(text: object) -> tuple[str, str]:
+    key, equals, value = (text if isinstance(text, str) else "").partition("=")
+    if not equals:
+        raise ValueError(f'{_shown_value(text)} is no extra spec such as "vmhb:enabled=true"')
+    if not is_ours(key):
+        raise ValueError(f"{_shown_value(key)}: {no_such_key(key, KEYS)}")
+    return key, value
+
+
 _uri = _matching(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]*", "a libvirt URI such as qemu:///system")
 _port_name = _matching(
     r"[A-Za-z0-9_.-]{1,64}|serial:[1-9]",
@@ -212,7 +249,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "Mode": _Option("mode", _mode),
     "StateDir": _Option("state_dir", _directory),
     "ControlSocket": _Option("control_socket", _socket),
-    "SocketPathMap": _Option("socket_path_map", _directory, repeated=True),
+    "SocketPathMap": _Option("socket_path_map", _path_pair, repeated=True),
     "ChannelName": _Option("channel_name", _port_name),
     "ChannelsAllowed": _Option("channels_allowed", _port_name, several=True),
     "Interval": _Option("interval", _period),
@@ -234,6 +271,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "HoldDown": _Option("hold_down", _duration),
     "AttachRate": _Option("attach_rate", _number(" per second", 0.01, 1000.0)),
     "ReconcileInterval": _Option("reconcile_interval", _number(" of seconds", 1.0, 3600.0)),
+    "FlavorPolicy": _Option("flavor_policy", _flavor_policy, repeated=True),
 }
 
 _KEYS_BY_LOWER = {key.lower(): key for key in _OPTIONS}

@@ -45,6 +45,8 @@ def status(said: Values, now: float) -> str:
         f"{engine['awareness']} of 8, process {engine['pid']}, up {span(now - engine['since'])}",
         f"VMs          {len(vms)} monitored" + (f": {counts}" if counts else ""),
     ]
+    if engine["policy_file"]:
+        lines.append(f"policy file  {_policy_file(engine['policy_file'], now)}")
     if engine["maintenance"]:
         lines.append(f"maintenance  the whole host, {_window(engine['maintenance'])}")
     lines += [
@@ -132,8 +134,15 @@ def _policy(policy: Values) -> str:
     return (
         f"every {policy['interval']:g} s, answer within {policy['timeout']:g} s; "
         f"{policy['miss_threshold']} misses in a row are a failure, "
-        f"{policy['recovery_threshold']} answers the recovery{required}"
+        f"{policy['recovery_threshold']} answers the recovery{required}; "
+        f"from {shown(policy['source'], TEXT_MAX)}"
     )
+
+
+def _policy_file(file: Values, now: float) -> str:
+    written = file["written"]
+    age = "" if written is None else f", confirmed {span(now - written)} ago"
+    return f"{file['vms']} VMs{age}" + (", REFUSED: see the fault" if file["error"] else "")
 
 
 def _window(window: Values) -> str:

@@ -44,13 +44,14 @@ from collectd_vmhb.hypervisor import (
     Rebooted,
     Scanned,
 )
-from collectd_vmhb.impairments import DISK, LIBVIRT, MASS, Impairments
+from collectd_vmhb.impairments import DISK, LIBVIRT, MASS, POLICIES, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, policy_for
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here, to_detach
 from collectd_vmhb.publish import Note, Sample, engine_samples, vm_samples
 from collectd_vmhb.reporter import Reporter
 from collectd_vmhb.settings import Mode, Settings
+from collectd_vmhb.sources import FILE, NO_POLICIES, PoliciesRead, Told, extra_specs_of
 from collectd_vmhb.state import State
 from collectd_vmhb.verdict import (
     BAD_POLICY,
@@ -61,7 +62,7 @@ from collectd_vmhb.verdict import (
     FaultRaised,
     Severity,
 )
-from collectd_vmhb.view import Eyes, bystander, display_name, window_values
+from collectd_vmhb.view import Eyes, bystander, display_name, policy_file, window_values
 from collectd_vmhb.wording import Refusal, shown
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Asked:
     result: Future[Any] = field(default_factory=Future)
 
 
-Posted = Union[Finding, Saved, Asked]
+Posted = Union[Finding, Saved, Asked, PoliciesRead]
 
 
 @dataclass(eq=False)
@@ -156,6 +157,7 @@ class Engine:
         notify: Callable[[Note], None],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        policies: PoliciesRead = NO_POLICIES,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -201,6 +203,8 @@ class Engine:
         for incident in self._reporter.incidents():
             if incident.name == ENGINE_IMPAIRED:
                 self._impairments.adopt(incident.reason, incident.text)
+        self._policies = NO_POLICIES
+        self._on_policies(policies, clock())
 
     # -- from other threads -----------------------------------------------------------------
 
@@ -257,6 +261,7 @@ class Engine:
                 "awareness": self._awareness.score,
                 "maintenance": window and window_values(window),
                 "faults": faults.get("", []),
+                "policy_file": policy_file(self._policies),
             },
             "vms": [
                 eyes.row(
@@ -268,7 +273,7 @@ class Engine:
                 for watch in list(self._watches.values())
             ],
             "unmonitored": [
-                bystander(domain, reporter.own_window(domain.uuid))
+                bystander(domain, reporter.own_window(domain.uuid), self._told(domain))
                 for domain in self._discovery.known()
                 if domain.uuid not in self._watches
             ],
@@ -417,6 +422,8 @@ class Engine:
             self._on_reachable(posted, now)
         elif isinstance(posted, Detached):
             self._on_detached(posted)
+        elif isinstance(posted, PoliciesRead):
+            self._on_policies(posted, now)
         else:
             watch = self._watches.get(posted.uuid)
             if watch is None:
@@ -463,15 +470,30 @@ class Engine:
             if change.before is not None:
                 self._forget(change.before.uuid, "gone from this host", now)
             return
-        specs = domain.instance.extra_specs if domain.instance else None
-        decision = policy_for(specs, self._settings)
-        self._judge_policy(domain, decision.problems, now)
+        told = self._told(domain)
+        decision = policy_for(told.extra_specs, self._settings)
+        self._judge_policy(domain, decision.problems, told.source, now)
         if decision.policy is None:
             self._forget(domain.uuid, "monitoring is switched off", now)
         elif domain.domain_id is None or domain.state is DomainState.SHUT_OFF:
             self._forget(domain.uuid, "shut off", now)
         else:
             self._follow(domain, decision.policy, now)
+
+    def _told(self, domain: Domain) -> Told:
+        return extra_specs_of(domain, self._policies.policies, self._settings.flavor_policy)
+
+    def _on_policies(self, read: PoliciesRead, now: float) -> None:
+        """Takes what is in force of the policy file, and reviews the VMs that it says more of."""
+        before, self._policies = self._policies, read
+        if read.error is None:
+            self._impairments.mend(POLICIES, now)
+        else:
+            self._impairments.impair(POLICIES, read.error, now)
+        for domain in self._discovery.known():
+            uuid = domain.uuid
+            if before.policies.get(uuid) != read.policies.get(uuid):
+                self._review_and_survive(Change(domain, domain), now)
 
     def _follow(self, domain: Domain, policy: Policy, now: float) -> None:
         watch = self._watches.get(domain.uuid)
@@ -549,16 +571,19 @@ class Engine:
         keep = frozenset() if reason == "gone from this host" else frozenset({BAD_POLICY})
         self._reporter.close(uuid, reason, keep)
 
-    def _judge_policy(self, domain: Domain, problems: tuple[Problem, ...], now: float) -> None:
+    def _judge_policy(
+        self, domain: Domain, problems: tuple[Problem, ...], source: str, now: float
+    ) -> None:
         if not problems:
             self._report(domain, FaultCleared(domain.uuid, BAD_POLICY, "corrected"), now)
             return
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        where = f", in {source}" if source == FILE else ""
         fault = FaultRaised(
             domain.uuid,
             BAD_POLICY,
             Severity.WARNING,
-            f"flavor extra spec {problems[0]}{more}",
+            f"flavor extra spec {problems[0]}{more}{where}",
             since=now,
             # Another value of the same key is news.
             reason=", ".join(shown(f"{problem.key}={problem.value}") for problem in problems[:3]),
@@ -588,7 +613,11 @@ class Engine:
         eyes = Eyes(now, self._wall())
         faults = eyes.faults(self._reporter.incidents(), self._reporter.withheld())
         return eyes.account(
-            watch.domain, watch.monitor, faults.get(uuid, []), self._reporter.window(uuid)
+            watch.domain,
+            watch.monitor,
+            faults.get(uuid, []),
+            self._reporter.window(uuid),
+            self._told(watch.domain).source,
         )
 
     def _pause(self, uuid: str, seconds: float, reason: str, now: float) -> dict[str, Any]:

@@ -17,8 +17,12 @@ from collectd_vmhb.verdict import (
 log = logging.getLogger(__name__)
 
 #: libvirt does not answer; channels may not be opened; the state is not saved; many VMs fell
-#: silent together.
+#: silent together; the policy file cannot be used.
 LIBVIRT, RIGHTS, DISK, MASS = "libvirt", "rights", "disk", "mass"
+POLICIES = "policies"
+
+#: With these alone every VM is watched all the same.
+_MILD = frozenset({DISK, POLICIES})
 
 
 class Impairments:
@@ -67,6 +71,6 @@ class Impairments:
         event: FaultEvent = FaultCleared("", ENGINE_IMPAIRED, "mended")
         if self._causes:
             cause, text = next(iter(self._causes.items()))
-            severity = Severity.WARNING if set(self._causes) == {DISK} else Severity.FAILURE
+            severity = Severity.WARNING if _MILD.issuperset(self._causes) else Severity.FAILURE
             event = FaultRaised("", ENGINE_IMPAIRED, severity, text, now, cause)
         self._report(event, now)

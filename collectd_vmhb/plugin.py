@@ -23,6 +23,7 @@ import collectd
 
 from collectd_vmhb.config import ConfigError, read_settings
 from collectd_vmhb.control import ControlError, ControlServer, answer
+from collectd_vmhb.policy_file import PolicyFile, PolicyReader
 from collectd_vmhb.publish import MESSAGE_MAX, PLUGIN, Note, cut
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import (
@@ -137,6 +138,7 @@ class Plugin:
         self._engine: Engine | None = None
         self._hypervisor: Hypervisor | None = None
         self._saver: StateSaver | None = None
+        self._policies: PolicyReader | None = None
         self._control: ControlServer | None = None
         self._thread: threading.Thread | None = None
         self._dispatcher = Dispatcher()
@@ -199,6 +201,8 @@ class Plugin:
             self._thread.join(STOP_TIMEOUT)
         if self._hypervisor is not None:
             self._hypervisor.stop()
+        if self._policies is not None:
+            self._policies.stop(STOP_TIMEOUT)
         if self._saver is not None:
             self._saver.stop(STOP_TIMEOUT)
             if self._engine is not None:
@@ -241,13 +245,23 @@ class Plugin:
             log.error("%s; starting with no open faults", error)
             state = State()
         self._saver = StateSaver(file, lambda number, error: engine.post(Saved(number, error)))
-        engine = Engine(settings, state, self._saver.save, self._dispatcher.put)
+        policy_file = PolicyFile(settings.state_dir)
+        # Before the first comparison with libvirt: it ends the faults of VMs that nobody asks for.
+        engine = Engine(
+            settings,
+            state,
+            self._saver.save,
+            self._dispatcher.put,
+            policies=policy_file.first(),
+        )
+        self._policies = PolicyReader(policy_file, engine.post)
         self._hypervisor = Hypervisor(settings.libvirt_uri, engine.post)
         self._engine = engine
         self._thread = threading.Thread(
             target=engine.run, args=(self._hypervisor,), name="vmhb-engine", daemon=True
         )
-        for worker in (self._saver, self._dispatcher, self._thread, self._hypervisor):
+        workers = (self._saver, self._dispatcher, self._thread, self._policies, self._hypervisor)
+        for worker in workers:
             worker.start()
         try:
             self._control = ControlServer(

@@ -18,6 +18,7 @@ _PREFIX = "vmhb:"
 _ENABLED = "vmhb:enabled"
 #: The published protocol's own key, so that flavors made for it go on working.
 _ENABLED_ALIAS = "sw:wrs:guest:heartbeat"
+SWITCHES = (_ENABLED, _ENABLED_ALIAS)
 _INTERVAL = "vmhb:interval"
 _TIMEOUT = "vmhb:timeout"
 _MISS_THRESHOLD = "vmhb:miss_threshold"
@@ -79,6 +80,11 @@ class Decision:
     problems: tuple[Problem, ...] = ()
 
 
+def is_ours(key: str) -> bool:
+    """True for an extra spec that is meant for this engine, misspelt ones included."""
+    return key.lower().startswith(_PREFIX) or key == _ENABLED_ALIAS
+
+
 def policy_for(extra_specs: Mapping[str, str] | None, settings: Settings) -> Decision:
     """Decide from a flavor's extra specs; None means that they are not known."""
     if extra_specs is None:
@@ -132,7 +138,7 @@ class _ExtraSpecs:
         self.problems: list[Problem] = []
 
     def enabled(self) -> bool:
-        for key in (_ENABLED, _ENABLED_ALIAS):
+        for key in SWITCHES:
             if key in self._specs:
                 return self.boolean(key, False)
         # A misspelt switch is the one mistake that nobody would ever notice.

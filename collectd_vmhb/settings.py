@@ -8,8 +8,10 @@ checks it; whoever holds a Settings may rely on its values being consistent.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 @enum.unique
@@ -22,6 +24,13 @@ class Mode(enum.Enum):
     ATTACH = "attach"
     #: Attach channels and send notifications.
     REPORT = "report"
+
+
+class FlavorPolicy(NamedTuple):
+    """Extra specs for flavors whose name matches ``pattern``, a shell pattern such as ``hb.*``."""
+
+    pattern: str
+    extra_specs: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,3 +78,6 @@ class Settings:
     attach_rate: float = 1.0
     #: Period of the full comparison with libvirt, which catches what events did not tell.
     reconcile_interval: float = 30.0
+
+    #: Policies by flavor name, the first match wins, for VMs whose extra specs nobody tells.
+    flavor_policy: tuple[FlavorPolicy, ...] = ()

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from collectd_vmhb import durable
 
 FORMAT = 1
 
@@ -121,18 +122,7 @@ class StateFile:
             },
             indent=1,
         )
-        fresh = self._path.with_suffix(".json.new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable.replace(self._path, content.encode("ascii"))
 
 
 def _boot_id() -> str:

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from collectd_vmhb.domain import Domain
+from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.incidents import Incident
 from collectd_vmhb.maintenance import Window, Withheld
 from collectd_vmhb.monitor import Monitor
+from collectd_vmhb.sources import NO_POLICIES, NOBODY, PoliciesRead, Told
+from collectd_vmhb.wording import shown
 
 Values = dict[str, Any]
 
@@ -42,9 +44,14 @@ class Eyes:
         }
 
     def account(
-        self, domain: Domain, monitor: Monitor, faults: list[Values], window: Window | None
+        self,
+        domain: Domain,
+        monitor: Monitor,
+        faults: list[Values],
+        window: Window | None,
+        source: str,
     ) -> Values:
-        """Returns all that is known of one VM."""
+        """Returns all that is known of one VM; ``source`` told its policy."""
         policy = monitor.policy
         return {
             **self.row(domain, monitor, faults, window),
@@ -60,7 +67,7 @@ class Eyes:
                 "state": monitor.way,
                 "obstacle": _obstacle(domain, monitor),
             },
-            "policy": asdict(policy),
+            "policy": {**asdict(policy), "source": source},
             "established": monitor.established,
             "misses_in_a_row": monitor.misses_in_a_row,
             "grace_until": self._date(monitor.grace_until),
@@ -100,13 +107,35 @@ def display_name(domain: Domain) -> str:
     return domain.instance.name if domain.instance else domain.name
 
 
-def bystander(domain: Domain, window: Window | None) -> Values:
+def bystander(domain: Domain, window: Window | None, told: Told) -> Values:
     """Returns what is shown of a VM that is not monitored; ``window`` is its own."""
     return {
         "uuid": domain.uuid,
         "name": display_name(domain),
         "maintenance": window and window_values(window),
+        "why": _why_not(domain, told),
     }
+
+
+def _why_not(domain: Domain, told: Told) -> str:
+    if domain.domain_id is None or domain.state is DomainState.SHUT_OFF:
+        return "it is shut off"
+    if domain.instance is None:
+        return "Nova did not make it, and the policy file does not ask for it"
+    flavor = shown(domain.instance.flavor) or "(none)"
+    if told.source == NOBODY:
+        return (
+            f"its domain XML tells no extra specs (Nova before 32), the policy file does not name "
+            f"it, and no FlavorPolicy matches its flavor {flavor}"
+        )
+    return f"its flavor {flavor} does not ask for it; so says {told.source}"
+
+
+def policy_file(read: PoliciesRead) -> Values | None:
+    """Returns what is shown of the policy file, None if there is none."""
+    if read == NO_POLICIES:
+        return None
+    return {"vms": len(read.policies), "written": read.written, "error": read.error}
 
 
 def window_values(window: Window) -> Values:

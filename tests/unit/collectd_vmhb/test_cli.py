@@ -29,8 +29,20 @@ def vm(number: int, name: str) -> dict[str, Any]:
 
 
 VMS = [vm(1, "web"), vm(2, "twin"), vm(3, "twin"), vm(4, "database")]
-ENGINE = {"mode": "report", "libvirt": "connected", "awareness": 0, "pid": 1, "since": 0.0}
-OFF = {"uuid": "6ba7b810-9dad-41d1-80b4-000000000005", "name": "off", "maintenance": None}
+ENGINE = {
+    "policy_file": None,
+    "mode": "report",
+    "libvirt": "connected",
+    "awareness": 0,
+    "pid": 1,
+    "since": 0.0,
+}
+OFF: dict[str, Any] = {
+    "uuid": "6ba7b810-9dad-41d1-80b4-000000000005",
+    "name": "off",
+    "maintenance": None,
+}
+OFF["why"] = "it is shut off"
 STATUS: dict[str, Any] = {
     "engine": {**ENGINE, "maintenance": None, "faults": []},
     "vms": VMS,
@@ -91,7 +103,7 @@ def test_a_vm_is_found_by_name_or_by_uuid_in_either_case() -> None:
     [
         ("databaze", "no VM databaze is monitored on this host; did you mean database"),
         ("nothing-like-it", "vmhb status lists"),
-        ("off", "VM off is on this host and not monitored"),
+        ("off", "VM off is on this host and not monitored: it is shut off"),
         (OFF["uuid"], "not monitored"),
         ("twin", f"2 VMs are named twin: take one of {VMS[1]['uuid']}, {VMS[2]['uuid']}"),
         ("we\x1b[1m", r"no VM we?[1m is"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from collectd_vmhb.config import ConfigError, read_settings
 from collectd_vmhb.policy import policy_for
-from collectd_vmhb.settings import Mode, Settings
+from collectd_vmhb.settings import FlavorPolicy, Mode, Settings
 
 #: A key and its values.
 Line = tuple[Any, ...]
@@ -67,6 +67,10 @@ EVERY_KEY: dict[str, tuple[tuple[object, ...], object]] = {
     "HoldDown": ((10.0,), 10.0),
     "AttachRate": ((0.5,), 0.5),
     "ReconcileInterval": ((15.0,), 15.0),
+    "FlavorPolicy": (
+        ("hb.*", "vmhb:enabled=true", "vmhb:interval=2"),
+        (FlavorPolicy("hb.*", {"vmhb:enabled": "true", "vmhb:interval": "2"}),),
+    ),
 }
 
 
@@ -99,7 +103,7 @@ def test_paths_are_mapped_line_by_line() -> None:
 def test_a_path_is_mapped_once() -> None:
     lines = [("SocketPathMap", "/run", f"/host/{number}") for number in range(2)]
     assert problems(*lines) == [
-        'SocketPathMap "/run" "/host/1": what is mapped here is mapped twice; keep one of the lines'
+        'SocketPathMap "/run" "/host/1": "/run" is given twice; keep one of the lines'
     ]
 
 
@@ -176,6 +180,48 @@ BAD_LINES: list[tuple[Line, str]] = [
     (("ChannelName", "a/b"), f'ChannelName "a/b": {PORT_NAME}'),
     (("ChannelName", "a" * 65), f'ChannelName "{"a" * 61}...": {PORT_NAME}'),
     (("ChannelsAllowed", "a", ""), f'ChannelsAllowed "a" "": {PORT_NAME}'),
+    *(
+        (
+            ("FlavorPolicy", *given),
+            " ".join(("FlavorPolicy", *shown))
+            + ': a pattern of flavor names and extra specs are allowed, such as "hb.*" '
+            '"vmhb:enabled=true" "vmhb:interval=2"',
+        )
+        for given, shown in (((), ()), (("hb.*",), ('"hb.*"',)), ((1.0, "a=b"), ("1", '"a=b"')))
+    ),
+    (
+        ("FlavorPolicy", "hb", "vmhb:enabled"),
+        'FlavorPolicy "hb" "vmhb:enabled": "vmhb:enabled" is no extra spec such as '
+        '"vmhb:enabled=true"',
+    ),
+    (
+        ("FlavorPolicy", "hb", "vmhb:enabled=true", True),
+        'FlavorPolicy "hb" "vmhb:enabled=true" true: true is no extra spec such as '
+        '"vmhb:enabled=true"',
+    ),
+    (
+        ("FlavorPolicy", "hb", "hw:cpu_policy=shared"),
+        'FlavorPolicy "hb" "hw:cpu_policy=shared": "hw:cpu_policy": no such key',
+    ),
+    (
+        ("FlavorPolicy", "hb", "vmhb:enabled=true", "vmhb:enabled=false"),
+        'FlavorPolicy "hb" "vmhb:enabled=true" "vmhb:enabled=false": one of the extra specs is '
+        "given twice",
+    ),
+    (
+        ("FlavorPolicy", "hb", "vmhb:interval=2"),
+        'FlavorPolicy "hb" "vmhb:interval=2": vmhb:enabled is missing: add vmhb:enabled=true, or '
+        "=false to leave out",
+    ),
+    (
+        ("FlavorPolicy", "hb", "vmhb:enabled=true", "vmhb:intervall=2"),
+        'FlavorPolicy "hb": vmhb:intervall="2": no such key; did you mean vmhb:interval?',
+    ),
+    (
+        ("FlavorPolicy", "hb", "vmhb:enabled=true", "vmhb:interval=90"),
+        'FlavorPolicy "hb": vmhb:interval="90": a number of seconds from 0.1 to 60 is allowed; '
+        "60 is used",
+    ),
 ]
 
 
@@ -248,6 +294,20 @@ CONTRADICTIONS: list[tuple[list[Line], str]] = [
 def test_lines_that_contradict_each_other_are_told(lines: list[Line], problem: str) -> None:
     (told,) = problems(*lines)
     assert told.startswith(problem)
+
+
+def test_flavor_policies_are_kept_in_their_order_and_each_mistake_is_told() -> None:
+    first, second = ("a*", "vmhb:enabled=no"), ("*", "sw:wrs:guest:heartbeat=true")
+    settings = read(("FlavorPolicy", *first), ("flavorpolicy", *second))
+    assert [each.pattern for each in settings.flavor_policy] == ["a*", "*"]
+    told = problems(("FlavorPolicy", "x"), ("FlavorPolicy", *first), ("FlavorPolicy", "", "a=b"))
+    assert [text.split(":")[0] for text in told] == ['FlavorPolicy "x"', 'FlavorPolicy "" "a=b"']
+
+
+def test_flavor_policies_are_held_to_the_bounds_of_the_same_block() -> None:
+    bounds = [("IntervalMin", 2.0), ("Interval", 4.0)]
+    (told,) = problems(("FlavorPolicy", "hb", "vmhb:enabled=1", "vmhb:interval=1"), *bounds)
+    assert "from 2 to 60" in told
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from collectd_vmhb import display, verdict
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.incidents import Incident
 from collectd_vmhb.maintenance import Window, Withheld
+from collectd_vmhb.sources import NO_POLICIES, NOBODY, PoliciesRead, Told
 from collectd_vmhb.verdict import FaultRaised, Severity
-from collectd_vmhb.view import Eyes
+from collectd_vmhb.view import Eyes, bystander, policy_file
 from tests.unit.collectd_vmhb.peer import POLICY, Peer
 
 UUID = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
@@ -40,20 +41,22 @@ LOST = Incident(
     "p-1",
     0.0,
 )
+SOURCE = "the policy file"
 WORK = Window(WALL - 60, WALL + 3600, "a new disk", 1e6)
 
 
 def account(peer: Peer, *incidents: Incident, window: Window | None = None) -> str:
     eyes = Eyes(peer.now, WALL)
     faults = eyes.faults(incidents, []).get(UUID, [])
-    return display.account(eyes.account(DOMAIN, peer.monitor, faults, window), WALL)
+    return display.account(eyes.account(DOMAIN, peer.monitor, faults, window, SOURCE), WALL)
 
 
 def status(peer: Peer, *incidents: Incident, **engine: Any) -> str:
     eyes = Eyes(peer.now, WALL)
     row = eyes.row(DOMAIN, peer.monitor, eyes.faults(incidents, []).get(UUID, []), None)
     said = {"mode": "report", "libvirt": "connected", "awareness": 2, "pid": 42}
-    said.update(since=WALL - 7500, maintenance=None, faults=[], **engine)
+    said.update(since=WALL - 7500, maintenance=None, faults=[], policy_file=None)
+    said.update(engine)
     return display.status({"engine": said, "vms": [row], "unmonitored": []}, WALL)
 
 
@@ -90,6 +93,7 @@ def test_a_healthy_vm_shows_its_round_trips_and_nothing_to_do() -> None:
     text = account(healthy())
     assert "health       healthy since" in text
     assert "session open\n" in text
+    assert "3 answers the recovery; from the policy file\n" in text
     assert "Faults: none" in text
     assert text.count("  0.0 ms") == 10
     assert "Round trips of these: 0.0 ms to 0.0 ms, median 0.0 ms" in text
@@ -112,7 +116,9 @@ def test_a_vm_that_never_spoke_says_so_and_how_long_it_has() -> None:
     text = account(peer)
     assert "has not answered in this run, silence is forgiven for 5 min" in text
     assert "not connected (/run/port: Connection refused)" in text
-    bare = Eyes(peer.now, WALL).account(replace(DOMAIN, channels=()), peer.monitor, [], None)
+    bare = Eyes(peer.now, WALL).account(
+        replace(DOMAIN, channels=()), peer.monitor, [], None, SOURCE
+    )
     assert "not connected (the domain has no such channel)" in display.account(bare, WALL)
     assert "Last exchanges: none" in text
 
@@ -122,7 +128,7 @@ def test_maintenance_is_shown_with_its_end_and_reason_and_what_it_withholds() ->
     eyes = Eyes(peer.now, WALL)
     fault = FaultRaised(UUID, "heartbeat-lost", Severity.FAILURE, "silent", peer.now - 5, "no")
     faults = eyes.faults([], [Withheld(fault, "web", "p-1")])[UUID]
-    vm = eyes.account(DOMAIN, peer.monitor, faults, WORK)
+    vm = eyes.account(DOMAIN, peer.monitor, faults, WORK, SOURCE)
     text = display.account(vm, WALL)
     assert f"maintenance  until {display.clock(WALL + 3600)}: a new disk" in text
     assert "(5 s), not raised: maintenance" in text
@@ -152,10 +158,43 @@ def test_the_hosts_own_faults_and_maintenance_stand_above_the_table() -> None:
     row = eyes.row(DOMAIN, peer.monitor, [], None)
     engine = {"mode": "report", "libvirt": "away", "awareness": 0, "pid": 1, "since": WALL}
     engine.update(maintenance={"until": WALL + 60, "reason": "new firmware"}, faults=[fault])
+    engine.update(policy_file=None)
     off = {"uuid": "vm-2", "name": "off", "maintenance": {"until": WALL, "reason": "resized"}}
     text = display.status({"engine": engine, "vms": [row], "unmonitored": [off]}, WALL)
     places = [text.index(word) for word in ("new firmware", "VM off", "libvirt is away", "UUID")]
     assert places == sorted(places)
+
+
+def test_the_policy_file_is_shown_with_its_age_and_whether_it_is_refused() -> None:
+    read = PoliciesRead({"vm-1": {}, "vm-2": {}}, WALL - 180)
+    peer = healthy()
+    lines = status(peer, policy_file=policy_file(read)).splitlines()
+    assert "policy file  2 VMs, confirmed 3 min ago" in lines
+    broken = replace(read, error="line 3: ...")
+    assert "2 VMs, confirmed 3 min ago, REFUSED" in status(peer, policy_file=policy_file(broken))
+    assert "policy file" not in status(peer, policy_file=policy_file(NO_POLICIES))
+
+
+@pytest.mark.parametrize(
+    ("domain", "told", "words"),
+    [
+        (replace(DOMAIN, domain_id=None), Told({}, "the domain's XML"), "it is shut off"),
+        (
+            DOMAIN,
+            Told({}, "the domain's XML"),
+            "its flavor m1.small does not ask for it; so says the domain's XML",
+        ),
+        (
+            replace(DOMAIN, instance=Instance("web", "p-1", "m1.small", None)),
+            Told(None, NOBODY),
+            "its domain XML tells no extra specs (Nova before 32), the policy file does not name "
+            "it, and no FlavorPolicy matches its flavor m1.small",
+        ),
+        (replace(DOMAIN, instance=None), Told(None, NOBODY), "Nova did not make it"),
+    ],
+)
+def test_a_vm_that_is_not_monitored_says_why(domain: Domain, told: Told, words: str) -> None:
+    assert words in bystander(domain, None, told)["why"]
 
 
 def test_every_fault_has_something_to_do_next() -> None:
