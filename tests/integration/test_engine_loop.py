@@ -19,8 +19,9 @@ from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.engine import Engine, Saved
 from collectd_vmhb.hypervisor import Attached, Detached, Looked, Reachable, Scanned
 from collectd_vmhb.publish import Note
+from collectd_vmhb.settings import FlavorPolicy, Settings
 from collectd_vmhb.settings import Mode as EngineMode
-from collectd_vmhb.settings import Settings
+from collectd_vmhb.sources import NO_POLICIES, PoliciesRead
 from collectd_vmhb.state import State
 from collectd_vmhb.wording import Refusal
 from tests.integration.stand_in import Mode, StandIn
@@ -41,13 +42,20 @@ SETTINGS = Settings(hold_down=0.0, grace_after_resume=0.3, attach_rate=100.0)
 class Node:
     """An engine that runs, a disk that saves at once, and what it asked of libvirt."""
 
-    def __init__(self, settings: Settings = SETTINGS, state: State | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings = SETTINGS,
+        state: State | None = None,
+        policies: PoliciesRead = NO_POLICIES,
+    ) -> None:
         self.notes: list[Note] = []
         self.states: list[State] = []
         self.asked: list[tuple[str, ...]] = []
         self.disk: str | None = None
         self.guests: list[StandIn] = []
-        self.engine = Engine(settings, state or State(), self._save, self.notes.append)
+        self.engine = Engine(
+            settings, state or State(), self._save, self.notes.append, policies=policies
+        )
         self._thread = threading.Thread(target=self.engine.run, args=(self,), daemon=True)
         self._thread.start()
 
@@ -123,8 +131,8 @@ def _start() -> Iterator[Start]:
     """Starts engines, and ends them with the test."""
     nodes: list[Node] = []
 
-    def start(settings: Settings = SETTINGS) -> Node:
-        nodes.append(Node(settings))
+    def start(settings: Settings = SETTINGS, **more: Any) -> Node:
+        nodes.append(Node(settings, **more))
         return nodes[-1]
 
     yield start
@@ -140,12 +148,12 @@ def _node(start: Start) -> Iterator[Node]:
 
 
 def domain(
-    path: Path | None, specs: dict[str, str] = FAST, uuid: str = "vm", **more: Any
+    path: Path | None, specs: dict[str, str] | None = FAST, uuid: str = "vm", **more: Any
 ) -> Domain:
     fields: dict[str, Any] = {
         "domain_id": 1,
         "state": DomainState.RUNNING,
-        "instance": Instance("web", "p-1", "m1", dict(specs)),
+        "instance": Instance("web", "p-1", "m1", specs),
         "channels": () if path is None else (ChannelDevice(NAME, str(path)),),
         "has_virtio_serial": True,
     }
@@ -505,3 +513,103 @@ def test_many_vms_that_come_back_in_time_are_not_blamed(node: Node, tmp_path: Pa
     node.wait(lambda: all(node.value("health", uuid) == 2 for uuid in uuids))
     time.sleep(0.5)
     assert not any(node.said(uuid) for uuid in uuids)
+
+
+# -- policies that the domain's XML does not tell -------------------------------------------------
+
+
+def test_a_vm_whose_xml_tells_nothing_is_monitored_as_the_policy_file_says(
+    start: Start, tmp_path: Path
+) -> None:
+    node = start(policies=PoliciesRead({"vm": FAST}, 1.0))
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port", None))
+    node.wait_healthy()
+    assert node.engine.explain("vm")["policy"]["source"] == "the policy file"
+    guest.mode = Mode.SILENT
+    node.wait_said("heartbeat-lost", "failure")
+    node.engine.post(PoliciesRead({"vm": {}}, 2.0))
+    assert node.wait_said("heartbeat-lost", "okay").meta["reason"] == "monitoring is switched off"
+
+
+def test_a_changed_policy_file_is_followed_without_a_word_of_libvirt(
+    node: Node, tmp_path: Path
+) -> None:
+    node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port", None))
+    node.wait(lambda: node.engine.status()["unmonitored"])
+    (other,) = node.engine.status()["unmonitored"]
+    assert "the policy file does not name it" in other["why"]
+    node.engine.post(PoliciesRead({"vm": FAST}, 1.0))
+    node.wait_healthy()
+    node.engine.post(PoliciesRead({"vm": {**FAST, "vmhb:interval": "0.2"}}, 2.0))
+    node.wait(lambda: node.engine.explain("vm")["policy"]["interval"] == 0.2)
+    assert node.engine.status()["engine"]["policy_file"] == {
+        "vms": 1,
+        "written": 2.0,
+        "error": None,
+    }
+
+
+def test_a_policy_file_that_is_only_confirmed_disturbs_no_vm(start: Start, tmp_path: Path) -> None:
+    node = start(policies=PoliciesRead({"vm": FAST}, 1.0))
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port", None))
+    node.wait_healthy()
+    for written in range(2, 12):
+        node.engine.post(PoliciesRead({"vm": dict(FAST)}, float(written)))
+    node.wait(lambda: node.engine.status()["engine"]["policy_file"]["written"] == 11.0)
+    node.wait_healthy()
+    assert guest.connections == 1
+
+
+def test_a_broken_policy_file_is_a_fault_of_the_host_and_of_no_vm(
+    start: Start, tmp_path: Path
+) -> None:
+    node = start(policies=PoliciesRead({"vm": FAST}, 1.0))
+    node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port", None))
+    node.wait_healthy()
+    node.engine.post(PoliciesRead({"vm": FAST}, 2.0, "the policy file is refused: line 3"))
+    fault = node.wait_said("engine-impaired", "warning", "")
+    assert ("line 3" in fault.message, fault.meta["reason"]) == (True, "policies")
+    node.engine.post(PoliciesRead({"vm": FAST}, 3.0))
+    node.wait_said("engine-impaired", "okay", "")
+    assert node.said() == []
+    assert node.value("health") == 2
+
+
+def test_a_mistake_in_the_policy_file_is_that_vms_own_and_says_where(start: Start) -> None:
+    node = start(policies=PoliciesRead({"vm": {**FAST, "vmhb:interval": "fast"}}, 1.0))
+    node.see(domain(None, None))
+    fault = node.wait_said("bad-policy", "warning")
+    assert 'vmhb:interval="fast"' in fault.message
+    assert "in the policy file" in fault.message
+
+
+def test_the_xml_wins_over_the_file_and_the_file_over_a_pattern(
+    start: Start, tmp_path: Path
+) -> None:
+    fast = replace(SETTINGS, flavor_policy=(FlavorPolicy("m?", FAST),))
+    node = start(fast, policies=PoliciesRead({"by-file": {**FAST, "vmhb:interval": "0.3"}}, 1.0))
+    for uuid in ("by-xml", "by-file", "by-name"):
+        node.guest(tmp_path / uuid)
+    node.see(
+        domain(tmp_path / "by-xml", {**FAST, "vmhb:interval": "0.2"}, uuid="by-xml"),
+        domain(tmp_path / "by-file", None, uuid="by-file"),
+        domain(tmp_path / "by-name", None, uuid="by-name"),
+        domain(None, {}, uuid="unasked"),
+    )
+    node.wait(lambda: all(node.value("health", u) == 2 for u in ("by-xml", "by-file", "by-name")))
+    told = {
+        uuid: (policy["interval"], policy["source"])
+        for uuid in ("by-xml", "by-file", "by-name")
+        for policy in [node.engine.explain(uuid)["policy"]]
+    }
+    assert told == {
+        "by-xml": (0.2, "the domain's XML"),
+        "by-file": (0.3, "the policy file"),
+        "by-name": (0.1, 'FlavorPolicy "m?"'),
+    }
+    (other,) = node.engine.status()["unmonitored"]
+    assert other["why"] == "its flavor m1 does not ask for it; so says the domain's XML"
