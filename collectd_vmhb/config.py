@@ -84,11 +84,14 @@ def _take(node: ConfigNode, given: dict[str, Any]) -> None:
         raise ValueError("the key is given twice; keep one of the lines")
     given[key] = _UNUSABLE
     value = option.read(node.values)
-    if option.repeated and before is not _UNUSABLE:
+    if not option.repeated:
+        given[key] = value
+    elif before is not _UNUSABLE:
         if value[0] in dict(before):
-            raise ValueError(f"{_shown_value(node.values[0])} is given twice; keep one of the lines")
-        value = (*before, value)
-    given[key] = value
+            raise ValueError(
+                f"{_shown_value(node.values[0])} is given twice; keep one of the lines"
+            )
+        given[key] = (*before, value)
 
 
 def _contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[str]:

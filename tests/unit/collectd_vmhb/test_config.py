@@ -300,8 +300,10 @@ def test_flavor_policies_are_kept_in_their_order_and_each_mistake_is_told() -> N
     first, second = ("a*", "vmhb:enabled=no"), ("*", "sw:wrs:guest:heartbeat=true")
     settings = read(("FlavorPolicy", *first), ("flavorpolicy", *second))
     assert [each.pattern for each in settings.flavor_policy] == ["a*", "*"]
-    told = problems(("FlavorPolicy", "x"), ("FlavorPolicy", *first), ("FlavorPolicy", "", "a=b"))
-    assert [text.split(":")[0] for text in told] == ['FlavorPolicy "x"', 'FlavorPolicy "" "a=b"']
+    told = problems(("FlavorPolicy", "x"), *(("FlavorPolicy", *line) for line in (first, second)))
+    assert [text.split(":")[0] for text in told] == ['FlavorPolicy "x"']
+    (told_again,) = problems(("FlavorPolicy", *first), ("FlavorPolicy", *first))
+    assert '"a*" is given twice; keep one of the lines' in told_again
 
 
 def test_flavor_policies_are_held_to_the_bounds_of_the_same_block() -> None:
