@@ -91,7 +91,7 @@ _DOMAIN = """\
   <memory>524288</memory><vcpu>1</vcpu><os><type>hvm</type></os>
   <metadata><nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
     <nova:name>{name}</nova:name>
-    <nova:flavor name="m1"><nova:extraSpecs>{specs}</nova:extraSpecs></nova:flavor>
+    <nova:flavor name="m1">{specs}</nova:flavor>
     <nova:owner><nova:project uuid="p-1">demo</nova:project></nova:owner>
   </nova:instance></metadata>
   <devices>{channel}</devices>
@@ -107,7 +107,8 @@ class Vm:
 
     name: str
     number: int
-    specs: Mapping[str, str] = field(default_factory=lambda: dict(FAST))
+    #: None: an older Nova made it, which does not say.
+    specs: Mapping[str, str] | None = field(default_factory=lambda: dict(FAST))
     #: None: no channel, hence no virtio-serial controller.
     path: Path | None = None
     guest: StandIn | None = None
@@ -124,12 +125,17 @@ class Vm:
             uuid=self.uuid,
             number=self.number,
             name=escape(self.name),
-            specs="".join(
-                f'<nova:extraSpec name="{key}">{escape(value)}</nova:extraSpec>'
-                for key, value in self.specs.items()
-            ),
+            specs="" if self.specs is None else _extra_specs(self.specs),
             channel=f'<channel type="unix">{source}</channel>' if self.path else "",
         )
+
+
+def _extra_specs(specs: Mapping[str, str]) -> str:
+    rows = "".join(
+        f'<nova:extraSpec name="{key}">{escape(value)}</nova:extraSpec>'
+        for key, value in specs.items()
+    )
+    return f"<nova:extraSpecs>{rows}</nova:extraSpecs>"
 
 
 class Node:
@@ -151,12 +157,12 @@ class Node:
         self,
         name: str,
         mode: Mode | None = Mode.HEALTHY,
-        specs: Mapping[str, str] = FAST,
+        specs: Mapping[str, str] | None = FAST,
         channel: bool = True,
         paused: bool = False,
     ) -> Vm:
         """Adds an instance; without a ``mode`` nobody listens on its channel."""
-        vm = self.vms[name] = Vm(name, len(self.vms) + 1, dict(specs), paused=paused)
+        vm = self.vms[name] = Vm(name, len(self.vms) + 1, specs, paused=paused)
         if channel:
             vm.path = self.directory / f"{vm.number}.sock"
             vm.guest = None if mode is None else StandIn(vm.path, mode)
