@@ -78,6 +78,13 @@ ASKING_MAX = 2.0
 DETACHING_MAX = 2.5
 NEVER = math.inf
 
+#: States in which a guest is silent on purpose.
+_PLANNED = frozenset({DomainState.PAUSED, DomainState.SHUTTING_DOWN})
+#: Faults that the engine itself raises and clears; the others are the monitor's.
+_ENGINE_FAULTS = frozenset({BAD_POLICY, CANNOT_MONITOR})
+#: Faults that outlive a run of the VM.
+_POLICY_FAULTS = frozenset({BAD_POLICY})
+
 
 class Libvirt(Protocol):
     """What the engine asks of `hypervisor.Hypervisor`; the answers come through `Engine.post`."""
@@ -468,7 +475,7 @@ class Engine:
         domain = change.after
         if domain is None:
             if change.before is not None:
-                self._forget(change.before.uuid, "gone from this host", now)
+                self._forget(change.before.uuid, "gone from this host", now, keep=frozenset())
             return
         told = self._told(domain)
         decision = policy_for(told.extra_specs, self._settings)
@@ -559,7 +566,10 @@ class Engine:
         monitor.start(now, max(grace, forgiven - now), expected)
         return watch
 
-    def _forget(self, uuid: str, reason: str, now: float) -> None:
+    def _forget(
+        self, uuid: str, reason: str, now: float, keep: frozenset[str] = _POLICY_FAULTS
+    ) -> None:
+        """Ends the watch of a VM, and all faults of it but those to ``keep``."""
         watch = self._watches.pop(uuid, None)
         if watch is not None:
             self._disconnect(watch)
@@ -568,7 +578,6 @@ class Engine:
             self._impairments.unbar(uuid, now)
         self._attaching.forget(uuid)
         self._correlation.forget(uuid)
-        keep = frozenset() if reason == "gone from this host" else frozenset({BAD_POLICY})
         self._reporter.close(uuid, reason, keep)
 
     def _judge_policy(
@@ -837,14 +846,6 @@ class Engine:
 
     def _report_host(self, event: FaultEvent, now: float) -> None:
         self._reporter.report(event, "", "", now)
-
-
-#: States in which a guest is silent on purpose.
-_PLANNED = frozenset({DomainState.PAUSED, DomainState.SHUTTING_DOWN})
-#: Faults that the engine itself raises and clears; the others are the monitor's.
-_ENGINE_FAULTS = frozenset({BAD_POLICY, CANNOT_MONITOR})
-#: Faults that outlive a run of the VM.
-_POLICY_FAULTS = frozenset({BAD_POLICY})
 
 
 def _answer(asked: Asked, now: float) -> None:

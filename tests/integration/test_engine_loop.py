@@ -14,10 +14,12 @@ from typing import Any, Callable
 import pytest
 
 from collectd_vmhb import engine as engine_module
-from collectd_vmhb import policy
+from collectd_vmhb import monitor, policy
+from collectd_vmhb.awareness import Awareness
+from collectd_vmhb.conduct import BYTES_PER_SECOND
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.engine import Engine, Saved
-from collectd_vmhb.hypervisor import Attached, Detached, Looked, Reachable, Scanned
+from collectd_vmhb.hypervisor import Attached, Detached, Looked, Reachable, Rebooted, Scanned
 from collectd_vmhb.publish import Note
 from collectd_vmhb.settings import FlavorPolicy, Settings
 from collectd_vmhb.settings import Mode as EngineMode
@@ -613,3 +615,97 @@ def test_the_xml_wins_over_the_file_and_the_file_over_a_pattern(
     }
     (other,) = node.engine.status()["unmonitored"]
     assert other["why"] == "its flavor m1 does not ask for it; so says the domain's XML"
+
+
+# -- what passes between the loop and a VM's monitor ----------------------------------------------
+
+
+def test_a_host_that_is_late_itself_gives_its_vms_more_time(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port"))
+    node.wait_healthy()
+    # Of the 0.09 s that an answer may take.
+    monkeypatch.setattr(Awareness, "stretch", property(lambda self: 15.0))
+    # A challenge that is on its way has its time already.
+    time.sleep(0.3)
+    guest.mode = Mode.SILENT
+    time.sleep(LONG)
+    assert node.said() == []
+    node.wait_said("heartbeat-lost", "failure")
+
+
+def test_libvirt_is_asked_about_a_vm_with_its_first_miss(node: Node, tmp_path: Path) -> None:
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port", {**FAST, "vmhb:miss_threshold": "90"}))
+    node.wait_healthy()
+    assert ("look", "vm") not in node.asked
+    guest.mode = Mode.SILENT
+    node.wait(lambda: ("look", "vm") in node.asked)
+    time.sleep(0.5)
+    assert (node.asked.count(("look", "vm")), node.said()) == (1, [])
+
+
+def test_a_connection_that_stays_mute_is_opened_anew(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "MUTE", 0.5)
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port"))
+    node.wait_healthy()
+    guest.mode = Mode.SILENT
+    node.wait(lambda: guest.connections == 2)
+    guest.mode = Mode.HEALTHY
+    node.wait_healthy()
+
+
+@pytest.mark.parametrize(("run", "lost"), [(1, True), (2, False)])
+def test_who_was_established_before_a_restart_is_expected_in_the_same_run_alone(
+    start: Start, tmp_path: Path, run: int, lost: bool
+) -> None:
+    node = start(state=State(established={"vm": 1}))
+    node.guest(tmp_path / "port", Mode.SILENT)
+    node.see(domain(tmp_path / "port", domain_id=run))
+    time.sleep(LONG)
+    assert node.said() == ([("heartbeat-lost", "failure")] if lost else [])
+    assert node.states[-1].established == ({"vm": 1} if lost else {})
+
+
+def test_a_bad_policy_outlives_a_run_of_the_vm_and_not_the_vm(node: Node, tmp_path: Path) -> None:
+    wrong = {**FAST, "vmhb:interval": "fast"}
+    node.see(domain(tmp_path / "port", wrong))
+    fault = node.wait_said("bad-policy", "warning")
+    node.look_at(domain(None, wrong, domain_id=None, state=DomainState.SHUT_OFF))
+    node.wait(lambda: node.engine.status()["vms"] == [])
+    node.look_at(domain(tmp_path / "port", wrong, domain_id=2))
+    node.wait(lambda: node.engine.status()["vms"])
+    assert node.said() == [("bad-policy", "warning")]
+    node.engine.post(Looked("vm", None))
+    assert node.wait_said("bad-policy", "okay").meta["incident"] == fault.meta["incident"]
+
+
+def test_a_guest_that_floods_is_not_read_for_a_while_and_costs_no_wake_ups(
+    node: Node, tmp_path: Path
+) -> None:
+    node.guest(tmp_path / "port", Mode.FLOOD)
+    node.see(domain(tmp_path / "port"))
+    node.wait(lambda: node.value("bytes_in") > 0)
+    time.sleep(1)
+    bytes_before, loops_before = node.value("bytes_in"), node.value("loops", "")
+    time.sleep(2)
+    assert 0 < node.value("bytes_in") - bytes_before < 4 * BYTES_PER_SECOND
+    assert node.value("loops", "") - loops_before < 200
+
+
+def test_a_vm_that_boots_again_gets_its_grace(start: Start, tmp_path: Path) -> None:
+    node = start(replace(SETTINGS, grace_after_reboot=LONG + 0.5))
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port"))
+    node.wait_healthy()
+    guest.mode = Mode.SILENT
+    node.engine.post(Rebooted("vm"))
+    node.wait(lambda: node.value("health") == 1)
+    time.sleep(LONG)
+    assert node.said() == []
+    node.wait_said("heartbeat-lost", "failure")
