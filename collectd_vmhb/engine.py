@@ -420,27 +420,31 @@ class Engine:
             self._on_saved(posted, now)
         elif isinstance(posted, Asked):
             _answer(posted, now)
-        elif isinstance(posted, Scanned):
-            self._on_scanned(posted, now)
-        elif isinstance(posted, Looked):
-            for change in self._discovery.looked(posted.uuid, posted.domain):
-                self._review_and_survive(change, now)
-        elif isinstance(posted, Reachable):
-            self._on_reachable(posted, now)
-        elif isinstance(posted, Detached):
-            self._on_detached(posted)
         elif isinstance(posted, PoliciesRead):
             self._on_policies(posted, now)
         else:
-            watch = self._watches.get(posted.uuid)
-            if watch is None:
-                return
-            if isinstance(posted, Rebooted):
-                self._attend(watch, lambda watch, now: watch.monitor.rebooted(now), now)
-            else:
-                self._on_attached(watch, posted, now)
+            self._on_found(posted, now)
 
     # -- what libvirt says ------------------------------------------------------------------
+
+    def _on_found(self, finding: Finding, now: float) -> None:
+        if isinstance(finding, Scanned):
+            self._on_scanned(finding, now)
+        elif isinstance(finding, Looked):
+            for change in self._discovery.looked(finding.uuid, finding.domain):
+                self._review_and_survive(change, now)
+        elif isinstance(finding, Reachable):
+            self._on_reachable(finding, now)
+        elif isinstance(finding, Detached):
+            self._on_detached(finding)
+        else:
+            watch = self._watches.get(finding.uuid)
+            if watch is None:
+                return
+            if isinstance(finding, Rebooted):
+                self._attend(watch, lambda watch, now: watch.monitor.rebooted(now), now)
+            else:
+                self._on_attached(watch, finding, now)
 
     def _on_scanned(self, scanned: Scanned, now: float) -> None:
         self._away_at = NEVER
