@@ -117,7 +117,7 @@ def _unfit_flavor_policies(settings: Settings) -> Iterator[str]:
     """Say which extra specs of the stanza's own would be a bad policy in a flavor."""
     for each in settings.flavor_policy:
         for problem in policy_for(each.extra_specs, settings).problems:
-            yield f'FlavorPolicy "{shown(each.pattern)}": {problem}'
+            yield f'FlavorPolicy "{shown(each.pattern)}": {problem.mistake}'
 
 
 def _written(node: ConfigNode) -> str:

@@ -62,14 +62,20 @@ class Policy:
 
 @dataclass(frozen=True)
 class Problem:
-    """One extra spec that is wrong; ``allowed`` says what is right, and what is done instead."""
+    """One extra spec that is wrong and why; ``used`` is what a VM gets instead, "" for nothing."""
 
     key: str
     value: str
-    allowed: str
+    why: str
+    used: str = ""
 
     def __str__(self) -> str:
-        return f'{shown(self.key)}="{shown(self.value)}": {self.allowed}'
+        return self.mistake + (f"; {self.used} is used" if self.used else "")
+
+    @property
+    def mistake(self) -> str:
+        """Says what is wrong, where nothing is done instead."""
+        return f'{shown(self.key)}="{shown(self.value)}": {self.why}'
 
 
 @dataclass(frozen=True)
@@ -200,8 +206,7 @@ class _ExtraSpecs:
         self.problems.append(Problem(key, self._specs[key], no_such_key(key, KEYS)))
 
     def _refuse(self, key: str, allowed: str, used: str) -> None:
-        text = f"{allowed} is allowed; {used} is used"
-        self.problems.append(Problem(key, self._specs[key], text))
+        self.problems.append(Problem(key, self._specs[key], f"{allowed} is allowed", used))
 
 
 def _number(text: str) -> float | None:
