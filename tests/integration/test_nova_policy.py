@@ -152,6 +152,14 @@ def test_a_file_that_is_right_is_not_written_again_and_is_as_good_as_new(desk: D
     assert desk.output.stat().st_mtime > 1e9
 
 
+def test_the_file_belongs_to_whom_the_directory_belongs(desk: Desk) -> None:
+    nobody = 65534
+    os.chown(desk.output.parent, nobody, nobody)
+    desk.fill()
+    made = desk.output.stat()
+    assert (made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode)) == (nobody, nobody, 0o600)
+
+
 def test_pages_are_followed_to_the_last_wherever_their_links_point(desk: Desk) -> None:
     desk.cloud.page = 1
     assert extra_specs(desk.fill()).keys() == {WEB, DB, PLAIN}
