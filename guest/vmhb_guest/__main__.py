@@ -18,6 +18,8 @@ from .signals import SignalPipe
 
 #: Exit code for settings that are wrong, the same as argparse's.
 USAGE = 2
+#: Exit code of --check-config where a check would not run.
+FLAWED = 1
 #: Exit code when there was no port in time: EX_UNAVAILABLE of sysexits.h.
 NO_PORT = 69
 _COMMANDS = {"run": wrapper.main, "status": client.status, "busy": client.busy}
@@ -39,8 +41,7 @@ def _be_agent(arguments: List[str]) -> int:
         sys.stderr.write("vmhb-guest: %s\n" % error)
         return USAGE
     if options.check_config:
-        _describe(settings)
-        return 0
+        return FLAWED if _describe(settings) else 0
     if settings.port_path and tty.lacks_pyserial(settings.port_path):
         sys.stderr.write("vmhb-guest: %s\n" % (tty.MISSING % settings.port_path))
         return USAGE
@@ -101,14 +102,19 @@ def _settings(options: argparse.Namespace) -> config.Settings:
     return settings._replace(**{key: flag for key, flag in flags.items() if flag is not None})
 
 
-def _describe(settings: config.Settings) -> None:
+def _describe(settings: config.Settings) -> bool:
+    """Say what would run; return whether something would not."""
     found = jobs.health_checks(settings)()
-    missing = set(settings.schedules) - set(found)
+    flaws = dict.fromkeys(set(settings.schedules) - set(found), "no such file, and no command")
+    for name, job in found.items():
+        if job.path and not os.access(job.path, os.X_OK):
+            flaws[name] = "%s cannot be run: is it executable?" % job.path
     found.update(jobs.os_audits(settings)())
     lines = ["port %s" % (settings.port_path or settings.port_name)]
     lines += ["check %s: %s" % (name, _words(job.schedule)) for name, job in sorted(found.items())]
-    lines += ["check %s: no such file, and no command" % name for name in sorted(missing)]
+    lines += ["check %s: %s" % flaw for flaw in sorted(flaws.items())]
     sys.stdout.write("\n".join(lines) + "\n")
+    return bool(flaws)
 
 
 def _words(schedule: Schedule) -> str:

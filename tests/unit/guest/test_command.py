@@ -139,13 +139,16 @@ def test_check_config_says_what_would_run(tmp_path: Path) -> None:
         "[audits]\ntimer = off\nexec = off\nloopback = off\nmemory = off\nspace = off\nroot = off\n"
     )
     (tmp_path / "disk").touch()
+    (tmp_path / "load").touch(0o755)
     with agent("--check-config", "--config", str(config)) as process:
         out, _ = process.communicate(timeout=10)
-    assert process.returncode == 0
+    assert process.returncode == 1
     assert out == (
         "port org.openstack.vmhb.0\n"
         "check disk: every 30 s, at most 10 s, hard after 1\n"
+        "check load: every 30 s, at most 10 s, hard after 1\n"
         "check os.fsync: every 30 s, at most 20 s, hard after 1\n"
+        f"check disk: {tmp_path}/disk cannot be run: is it executable?\n"
         "check gone: no such file, and no command\n"
     )
 
