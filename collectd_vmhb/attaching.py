@@ -22,7 +22,7 @@ from collectd_vmhb.settings import Mode
 FAILURES_MAX = 3
 #: Seconds from one attach to the next of the same run, by the number of those in the last HOUR;
 #: whose channel went as often as there are entries is left without until one of them is older.
-PAUSES = (0.0, 0.0, 10.0, 60.0, 300.0)
+PAUSES = (0.0, 0.0, 0.0, 0.0, 60.0, 300.0)
 HOUR = 3600.0
 #: Seconds that libvirt may take: while another operation has the VM it gives up after 30.
 ANSWER_MAX = 60.0
@@ -118,23 +118,26 @@ class Attaching:
                 f"libvirt has not answered for {now - case.asked:.0f} s that it attaches its "
                 f"channel: another operation or its QEMU holds it up, see virsh domjobinfo",
             )
-        if case.waiting:
-            return None
         case.attached = [at for at in case.attached if at > now - HOUR]
         times = len(case.attached)
+        at = now
         if times >= len(PAUSES):
-            return Impossible(
-                "detached",
-                f"something has detached its channel {times} times within an hour: find out what "
-                f"does, or switch its monitoring off; it is attached again later",
-            )
-        case.waiting = True
-        if fresh:
-            self._ask(case, now)
-        else:
-            at = max(now, case.attached[-1] + PAUSES[times]) if times else now
-            heapq.heappush(self._queue, (at, next(self._order), case))
-        return None
+            at = case.attached[0] + HOUR
+        elif times:
+            at = max(now, case.attached[-1] + PAUSES[times])
+        if not case.waiting:
+            case.waiting = True
+            if fresh:
+                self._ask(case, now)
+            else:
+                heapq.heappush(self._queue, (at, next(self._order), case))
+        if at <= now:
+            return None
+        return Impossible(
+            "detached",
+            f"something has detached its channel {times} times within an hour: find out what, or "
+            f"switch its monitoring off; it is attached again later, ever more rarely",
+        )
 
     def _ask(self, case: _Case, now: float) -> None:
         case.asked = now

@@ -525,6 +525,7 @@ class Engine:
             watch.monitor.pause(now, domain.state.value)
         else:
             watch.monitor.resume(now)
+        watch.monitor.guest_open = domain.guest_has_open(policy.channel)
         if domain.carried:
             self._judge_arrival(watch, now)
         self._provision(watch, now, fresh=self._complete and not watch.had_channel)
@@ -708,6 +709,7 @@ class Engine:
             return
         watch.channel = Channel(seen_from_here(step.address, self._settings.socket_path_map))
         watch.had_channel = True
+        watch.monitor.barred = False
         self._impairments.unbar(watch.uuid, now)
         watch.monitor.connected(now)
 
@@ -720,6 +722,8 @@ class Engine:
         watch.connect_at = now + retry_after(watch.failures)
         watch.monitor.disconnected(now, str(error))
         if error.errno in (errno.EACCES, errno.EPERM):
+            # A matter of this host: said once for it, and no VM is blamed.
+            watch.monitor.barred = True
             self._impairments.bar(watch.uuid, str(error), now)
         else:
             # The path changes with every start of the VM: libvirt knows.

@@ -27,6 +27,7 @@ from collectd_vmhb.protocol import (
     Session,
 )
 from collectd_vmhb.settings import Settings
+from collectd_vmhb.silence import Silence, why_silent
 from collectd_vmhb.verdict import (
     CHECK_PREFIX,
     GUEST_MISBEHAVES,
@@ -103,8 +104,12 @@ class Monitor:
         self.conduct = Conduct()
         #: There is no way in: silence is no fault of the guest's.
         self.unreachable = False
-        #: Why a silent VM is silent, as far as the host can tell; for people.
-        self.obstacle = "the guest does not answer"
+        #: This host may not open the channel: nothing is known of the guest.
+        self.barred = False
+        #: A process in the guest has the port open, as far as libvirt says.
+        self.guest_open: bool | None = None
+        #: Why the channel is not connected, or was not last; for people.
+        self.obstacle = "it was not connected yet"
         self.history = History()
         self._settings = settings
         self._phase = phase
@@ -119,6 +124,8 @@ class Monitor:
         self._unanswered = 0
         self._heard = -math.inf
         self._answered = math.nan
+        #: Why the guest's last line on this connection was refused, in words that may be its own.
+        self._refusal = ""
         self._open: dict[str, Severity] = dict(open_faults or {})
         self._events: list[FaultEvent] = []
         self._stretch = 1.0
@@ -166,6 +173,7 @@ class Monitor:
         # A published client can need a line to wake up; more would only pile up unread.
         self._unanswered = min(self._unanswered, UNANSWERED_MAX - 2)
         self._probes = 0
+        self._refusal = ""
         self.checks.connected()
         self._session.connected()
         if not self.established:
@@ -197,6 +205,7 @@ class Monitor:
                 self._on_exit(event, now)
             elif isinstance(event, Refused):
                 self.counters.malformed += 1
+                self._refusal = event.reason
                 self.conduct.complain(now)
         self._settle(now, "recovered")
 
@@ -208,7 +217,8 @@ class Monitor:
             self._due = None
             self.counters.misses += 1
             self.history.exchanged(self._sent, math.nan)
-            self._detector.miss(now)
+            if not (self.barred or self.unreachable):
+                self._detector.miss(now)
         if self._due is None and now >= self._next_challenge:
             self._challenge(now)
         self._settle(now, "recovered")
@@ -241,6 +251,13 @@ class Monitor:
         if not self._connected:
             return "not connected"
         return "session open" if self._session.open else "connected, no session"
+
+    def silence(self, now: float) -> Silence:
+        """Says why a VM that has not answered is silent, as far as the host can tell."""
+        booting = self.health is Health.ESTABLISHING and now < self.grace_until
+        return why_silent(
+            self._connected, bool(self._refusal), self._session.open, self.guest_open, booting
+        )
 
     @property
     def misses_in_a_row(self) -> int:
@@ -368,7 +385,7 @@ class Monitor:
 
     @property
     def _must_establish(self) -> bool:
-        if not self.policy.required or self.established or self.unreachable:
+        if not self.policy.required or self.established or self.unreachable or self.barred:
             return False
         return self.health in (Health.UNKNOWN, Health.ESTABLISHING)
 
@@ -416,7 +433,8 @@ class Monitor:
                 guest_text=check.text,
             )
         text, reason, since = self._account(name, now)
-        return FaultRaised(self.uuid, name, severity, text, since, reason, self._figures(now))
+        said = self._refusal if name == NOT_ESTABLISHED else ""
+        return FaultRaised(self.uuid, name, severity, text, since, reason, self._figures(now), said)
 
     def _account(self, name: str, now: float) -> tuple[str, str, float]:
         """Returns what to say about a fault: for people, for machines, and since when."""
@@ -431,7 +449,9 @@ class Monitor:
                 text += f" ({self.obstacle})"
             return text, "no-answer", now if math.isnan(self._answered) else self._answered
         if name == NOT_ESTABLISHED:
-            return f"no heartbeat session since the VM started: {self.obstacle}", "silent", now
+            why = self.silence(now)
+            text = self.obstacle if why is Silence.NOT_CONNECTED else why.value
+            return f"no heartbeat session since the VM started: {text}", why.reason, now
         return (
             (
                 f"the guest's agent sends what it should not: {self.counters.malformed} malformed "

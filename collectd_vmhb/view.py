@@ -14,7 +14,8 @@ from typing import Any
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.incidents import Incident
 from collectd_vmhb.maintenance import Window, Withheld
-from collectd_vmhb.monitor import Monitor
+from collectd_vmhb.monitor import ANSWERING, Monitor
+from collectd_vmhb.silence import Silence
 from collectd_vmhb.sources import NO_POLICIES, NOBODY, PoliciesRead, Told
 from collectd_vmhb.wording import shown
 
@@ -65,7 +66,7 @@ class Eyes:
             "channel": {
                 "name": policy.channel,
                 "state": monitor.way,
-                "obstacle": _obstacle(domain, monitor),
+                "obstacle": _obstacle(domain, monitor, self._now),
             },
             "policy": {**asdict(policy), "source": source},
             "established": monitor.established,
@@ -143,10 +144,13 @@ def window_values(window: Window) -> Values:
     return {"until": window.until, "reason": window.reason}
 
 
-def _obstacle(domain: Domain, monitor: Monitor) -> str | None:
-    """Says why a VM is not connected, as far as that is known."""
+def _obstacle(domain: Domain, monitor: Monitor, now: float) -> str | None:
+    """Says why nothing comes from a VM, as far as that is known."""
     if monitor.connected_now:
-        return None
+        why = monitor.silence(now)
+        # That an agent which answered before does not now is what its health says.
+        said = monitor.health in ANSWERING or (why is Silence.UNANSWERED and monitor.established)
+        return None if said else why.value
     if all(channel.name != monitor.policy.channel for channel in domain.channels):
         return "the domain has no such channel"
     return monitor.obstacle

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from collectd_vmhb import engine as engine_module
 from collectd_vmhb import monitor, policy
 from collectd_vmhb.awareness import Awareness
+from collectd_vmhb.channel import ChannelError
 from collectd_vmhb.conduct import BYTES_PER_SECOND
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.engine import Engine, Saved
@@ -309,6 +311,26 @@ def test_a_failed_vm_that_nobody_expects_any_more_gets_its_okay(
     node.engine.post(Looked("vm", None if after is None else domain(path, **after)))
     well = node.wait_said("heartbeat-lost", "okay")
     assert (well.meta["incident"], well.meta["reason"]) == (lost.meta["incident"], reason)
+
+
+def test_a_missing_right_is_told_of_the_host_and_blames_no_vm(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def barred(address: object) -> None:
+        raise ChannelError(errno.EACCES, f"no right to open {address}")
+
+    specs = {**FAST, "vmhb:required": "true"}
+    vms = [domain(tmp_path / uuid, specs, uuid=uuid) for uuid in ("vm", "other")]
+    with monkeypatch.context() as rights:
+        rights.setattr(engine_module, "Channel", barred)
+        node.see(*vms)
+        node.wait_said("engine-impaired", "failure", "")
+        time.sleep(LONG)
+        assert node.said() == node.said("other") == []
+    for uuid in ("vm", "other"):
+        node.guest(tmp_path / uuid)
+    node.wait_healthy()
+    node.wait_said("engine-impaired", "okay", "")
 
 
 def test_a_misbehaving_disk_delays_no_alarm_and_is_one(node: Node, tmp_path: Path) -> None:

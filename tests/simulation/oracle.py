@@ -417,6 +417,7 @@ class Story:
     def __init__(self, seed: str) -> None:
         self.cloud = Cloud(seed)
         self.rng = self.cloud.rng
+        self.detached = 0
         self.nodes = [Node(self.cloud, SETTINGS)]
         self.node = self.nodes[0]
         required = self.rng.random() < 0.3
@@ -460,9 +461,11 @@ class Story:
             return [*anywhere, *(["restore"] if self.saved else ["start"]) * 4]
         if o.up and not o.told:
             anywhere = ["libvirt_back"] * 3
+        # Who detaches a channel on and on is given in to, which is another story.
+        detach = ["detach"] if o.told and self.detached < 3 else []
         inside = [*anywhere, "sick" if not o.sick else "well"]
         if o.paused:
-            return [*inside, *["resume"] * 5, "stop", *(["detach"] if o.told else [])]
+            return [*inside, *["resume"] * 5, "stop", *detach]
         if "hung" in o.mute:
             inside += ["thaw"] * 4
         else:
@@ -477,7 +480,7 @@ class Story:
         if o.told or not o.up:
             inside += ["pause", "pause", "stop", "save"]
         if o.told:
-            inside += ["detach", "interval", "enable" if not o.enabled else "disable"]
+            inside += [*detach, "interval", "enable" if not o.enabled else "disable"]
             inside += ["migrate", "migrate"]
             # Nobody can attach what is missing then.
             inside += ["libvirt_gone"] if self.vm.port is not None else []
@@ -573,6 +576,7 @@ class Story:
         self.oracle.able(now, "agent")
 
     def _detach(self, now: float) -> None:
+        self.detached += 1
         self.vm.detach()
         self.oracle.disturb(now)
 

@@ -138,8 +138,7 @@ def test_an_attach_that_fails_on_is_told_and_one_that_works_begins_anew(host: Ho
 
 def attach_and_detach(host: Host) -> float:
     """Waits for the channel, has it attached and detached at once; returns when that was."""
-    told = host.provide(vm())
-    assert told is None, told
+    host.provide(vm())
     host.run(host.attaching.deadline)
     assert host.answered(None) is None
     host.provide(vm(path="/port"))
@@ -149,7 +148,17 @@ def attach_and_detach(host: Host) -> float:
 def test_a_channel_that_is_detached_comes_back_and_then_more_and_more_slowly(host: Host) -> None:
     times = [attach_and_detach(host) for _ in PAUSES]
     pauses = [later - sooner for sooner, later in zip(times, times[1:])]
-    assert pauses == [0.5, *PAUSES[2:]], "at first only the rate counts"
+    assert pauses == [0.5, 0.5, 0.5, *PAUSES[4:]], "at first only the rate counts"
+
+
+def test_what_waits_for_so_long_is_told(host: Host) -> None:
+    for _ in range(4):
+        attach_and_detach(host)
+    told = host.provide(vm())
+    assert isinstance(told, Impossible)
+    assert told.reason == "detached"
+    assert host.provide(vm()) == told, "the same as long as it lasts"
+    attach_and_detach(host)
 
 
 def test_who_detaches_on_is_given_in_to_until_the_hour_is_over(host: Host) -> None:
@@ -161,7 +170,6 @@ def test_who_detaches_on_is_given_in_to_until_the_hour_is_over(host: Host) -> No
     assert isinstance(host.provide(vm()), Impossible)
     assert len(host.asked) == len(PAUSES)
     host.run(first + HOUR)
-    attach_and_detach(host)
     assert len(host.asked) == len(PAUSES) + 1
 
 
