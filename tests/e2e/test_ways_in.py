@@ -13,7 +13,10 @@ import pytest
 
 from collectd_vmhb.control import ControlError, ask
 from tests.e2e.conftest import SPECS, Cloud
+from tests.lab import processes
 from tests.lab.guest import CHANNEL, Guest
+from tests.lab.lab import Lab
+from tests.lab.node import Node
 from tests.lab.product import stanza
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
@@ -138,3 +141,46 @@ def test_a_channel_is_detached_on_request_alone(cloud: Cloud) -> None:
     finally:
         guest.destroy()
         guest.undefine()
+
+
+# -- libvirt's daemon -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(cloud: Cloud) -> Iterator[Lab]:
+    """A node without VMs."""
+    lab = Lab(cloud.lab.directory)
+    lab.node = Node(cloud.lab.directory / "compute-2", "compute-2")
+    lab.node.start()
+    yield lab
+    lab.node.collectd.stop()
+    lab.node.stop()
+
+
+def begin_libvirtd(node: Node) -> int:
+    """Starts one that exits after 2 s without a client, as systemd's units have it after 120."""
+    node.start_libvirtd("--timeout", "2")
+    node.connection.close()
+    return int((node.run / "libvirtd.pid").read_text())
+
+
+def libvirt_is(node: Node, state: str) -> bool:
+    said = ask(f"{node.root}/run/vmhb/control.sock", {"command": "status"})
+    return bool(said["engine"]["libvirt"] == state)
+
+
+def test_a_daemon_that_exits_when_idle_is_kept_up_and_found_again(bare: Lab) -> None:
+    node = bare.node
+    node.kill_libvirtd()
+    daemon = begin_libvirtd(node)
+    uri = "qemu+unix:///system?socket=/run/libvirt/libvirt-sock"
+    keys = stanza(bare, notifier=False, LibvirtUri=uri)
+    node.collectd.start(keys)
+    processes.wait_until(lambda: libvirt_is(node, "connected"), 20, "not connected")
+    time.sleep(6)
+    assert processes.is_alive(daemon), "the engine's connection keeps it up"
+    node.collectd.stop()
+    processes.wait_until(lambda: not processes.is_alive(daemon), 20, "it does not exit when idle")
+    node.collectd.start(keys)
+    begin_libvirtd(node)
+    processes.wait_until(lambda: libvirt_is(node, "connected"), 20, "not connected again")

@@ -128,10 +128,10 @@ class Node:
         self._disconnect()
         processes.end(processes.inside(self.run))
 
-    def start_libvirtd(self) -> None:
+    def start_libvirtd(self, *options: str) -> None:
         """Start libvirtd and wait until it answers; it finds the guests that still run."""
         log = self.directory / "log" / "libvirtd.log"
-        processes.spawn(self.command("/usr/sbin/libvirtd"), log)
+        processes.spawn(self.command("/usr/sbin/libvirtd", *options), log)
         processes.wait_until(self._answers, 30, f"libvirtd does not answer: see {log}")
 
     def kill_libvirtd(self, number: int = signal.SIGTERM) -> None:
