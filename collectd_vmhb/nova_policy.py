@@ -34,6 +34,8 @@ SILENCE_MAX = 30.0
 #: Servers a page; Nova's own limit is 1000 unless the operator lowered it.
 PAGE = 1000
 PAGES_MAX = 100
+#: Where a server says on which host it is, to those who may know.
+_HOST = "OS-EXT-SRV-ATTR:host"
 
 
 class NovaError(Exception):
@@ -143,6 +145,11 @@ def _listed(nova: Any, host: str) -> Iterator[Mapping[str, Any]]:
     for _ in range(PAGES_MAX):
         answer = _get(nova, "/servers/detail", query)
         servers = _list(answer, "servers")
+        if any(server.get(_HOST, host) != host for server in servers):
+            raise NovaError(
+                "Nova lists servers of other hosts as well: give this user a role that Nova's "
+                "policy os_compute_api:servers:allow_all_filters admits"
+            )
         yield from servers
         # Nova's own limit may be lower: what says that there are more is the link alone.
         if not servers or not answer.get("servers_links"):

@@ -28,6 +28,8 @@ class Cloud:
     spoilt: dict[str, tuple[int, str]] = field(default_factory=dict)
     has_nova: bool = True
     shows_extra_specs: bool = True
+    #: Nova does not say that it ignores a filter which the user may not use.
+    filters_by_host: bool = True
     #: Held back until this is set.
     mute: threading.Event | None = None
     #: Path and query of what was asked of Nova.
@@ -176,11 +178,12 @@ class _Request(BaseHTTPRequestHandler):
             self._fail(400, "this stand-in knows 2.47 alone", "Bad Request")
             return
         assert query.get("all_tenants") == "1"
-        here = sorted(self.cloud.servers.get(query["host"], {}).items())
+        host = query["host"] if self.cloud.filters_by_host else "compute-2"
+        here = sorted(self.cloud.servers.get(host, {}).items())
         uuids = [uuid for uuid, _ in here]
         begin = uuids.index(query["marker"]) + 1 if "marker" in query else 0
         end = begin + min(self.cloud.page, int(query["limit"]))
-        page = [self.cloud.server(uuid, query["host"], *flavor) for uuid, flavor in here[begin:end]]
+        page = [self.cloud.server(uuid, host, *flavor) for uuid, flavor in here[begin:end]]
         answer: dict[str, Any] = {"servers": page}
         if end < len(here):
             href = f"http://nova.internal/servers/detail?marker={page[-1]['id']}"

@@ -233,6 +233,13 @@ def test_a_user_who_may_not_see_extra_specs_is_told_which_right_is_missing(desk:
     assert "os-flavor-extra-specs:index" in desk.refused()
 
 
+def test_a_user_who_may_not_filter_by_host_is_told_which_right_is_missing(desk: Desk) -> None:
+    desk.fill()
+    desk.cloud.filters_by_host = False
+    desk.cloud.servers["compute-2"] = {WEB: ("m1.vmhb", ASKED)}
+    assert "servers:allow_all_filters" in desk.refused()
+
+
 def test_a_host_that_nova_does_not_have_keeps_the_file(desk: Desk) -> None:
     desk.fill()
     assert "no compute service on a host compute-1.example.org" in desk.refused(
