@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Protocol
 
 from collectd_vmhb.policy import KEYS, SWITCHES, is_ours, policy_for
-from collectd_vmhb.settings import FlavorPolicy, Mode, Settings
+from collectd_vmhb.settings import EvidenceText, FlavorPolicy, Mode, Settings
 from collectd_vmhb.wording import no_such_key, shown
 
 
@@ -187,6 +187,14 @@ def _mode(value: object) -> Mode:
         raise ValueError(f"one of {words} is allowed") from None
 
 
+def _evidence_text(value: object) -> EvidenceText:
+    try:
+        return EvidenceText(str(value).lower())
+    except ValueError:
+        words = ", ".join(each.value for each in EvidenceText)
+        raise ValueError(f"one of {words} is allowed") from None
+
+
 def _matching(pattern: str, allowed: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if isinstance(value, str) and re.fullmatch(pattern, value):
@@ -272,6 +280,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "GraceAfterResume": _Option("grace_after_resume", _duration),
     "Required": _Option("required", _boolean),
     "HoldDown": _Option("hold_down", _duration),
+    "EvidenceText": _Option("evidence_text", _evidence_text),
     "AttachRate": _Option("attach_rate", _number(" per second", 0.01, 1000.0)),
     "ReconcileInterval": _Option("reconcile_interval", _number(" of seconds", 1.0, 3600.0)),
     "FlavorPolicy": _Option("flavor_policy", _flavor_policy, repeated=True),

@@ -33,6 +33,22 @@ NEXT = {
     "guest-misbehaves": "find out what the VM runs on that port; heartbeats go on meanwhile",
     "engine-impaired": "do as the fault says; until then VMs of this host are not wholly watched",
 }
+#: What to do about a lost heartbeat, by what was read from the measurements.
+NEXT_BY_READING = {
+    "stopped": "virsh domstate --reason VM says why; when the cause is gone, virsh resume VM",
+    "qemu-silent": "ps -o stat,wchan of its QEMU: T is stopped by a signal, D waits in this "
+    "host's kernel, mostly for storage",
+    "starved": "what else runs on this host's processors? See top, pinning and quotas, and "
+    "whether too many vCPUs share them",
+    "io-stuck": "look at the storage behind its disks, and at this host's kernel log",
+    "hung": "look at its console for a panic; virsh dump VM keeps its memory for whoever asks "
+    "why, virsh inject-nmi VM may wake it, a reboot ends it",
+    "busy": "look into the guest: something takes all its processor time; is its agent set to "
+    "run before other programs?",
+    "waiting": "look at the storage behind its disks; if that is well, at the agent in the guest",
+    "agent-silent": "the guest's console or ssh should work: is the agent stopped, or does it "
+    "wait for something?",
+}
 
 
 def status(said: Values, now: float) -> str:
@@ -53,6 +69,12 @@ def status(said: Values, now: float) -> str:
         f"maintenance  VM {shown(vm['name'])}, which does not run, {_window(vm['maintenance'])}"
         for vm in said["unmonitored"]
         if vm["maintenance"]
+    ]
+    lines += [
+        f"maintenance  VM {shown(vm['name'])}, {_window(vm['maintenance'])}"
+        for vm in vms
+        # The host's is told once.
+        if vm["maintenance"] and vm["maintenance"] != engine["maintenance"]
     ]
     for fault in engine["faults"]:
         lines += _fault(fault, now)
@@ -98,13 +120,14 @@ def account(vm: Values, now: float) -> str:
         f"channel      {channel['name']}: {channel['state']}{obstacle}",
         f"domain       {domain['name']}, {domain['state']}, libvirt's id {domain['id']}; "
         f"project {shown(domain['project']) or '-'}, flavor {shown(domain['flavor']) or '-'}",
+        *_measured(vm["measured"]),
         f"policy       {_policy(vm['policy'])}",
         f"counters     {', '.join(f'{name} {n}' for name, n in vm['counters'].items())}",
         "",
         "Faults" if vm["faults"] else "Faults: none",
     ]
     for fault in vm["faults"]:
-        lines += _fault(fault, now)
+        lines += _fault(fault, now, vm["measured"])
     checks = vm["checks"]
     lines += ["", "Health checks" if checks else "Health checks: none reported"]
     lines += [
@@ -127,6 +150,13 @@ def _health(vm: Values, now: float) -> str:
         if grace is not None and grace > now:
             words += f", silence is forgiven for {span(grace - now)}"
     return words
+
+
+def _measured(measured: Values | None) -> list[str]:
+    if measured is None:
+        return []
+    meaning = f": {measured['meaning']}" if measured["meaning"] else ""
+    return [f"measured     {measured['what']}{meaning}"]
 
 
 def _policy(policy: Values) -> str:
@@ -153,16 +183,22 @@ def _fault_name(fault: Values) -> str:
     return str(fault["name"]) if fault["incident"] else f"({fault['name']})"
 
 
-def _fault(fault: Values, now: float) -> list[str]:
+def _fault(fault: Values, now: float, measured: Values | None = None) -> list[str]:
+    """Returns a fault; ``measured`` is newer than what was measured when it was raised."""
     since, name = fault["since"], fault["name"]
     known = "" if since is None else f" since {clock(since)} ({span(now - since)})"
-    incident = fault["incident"]
+    incident, evidence = fault["incident"], fault["evidence"]
     what = f"incident {incident}" if incident else "not raised: maintenance"
-    return [
+    then = NEXT["check." if name.startswith("check.") else name]
+    lines = [
         f"  {name}, {fault['severity']}{known}, {what}",
         f"    why:  {shown(fault['text'], TEXT_MAX)}",
-        f"    next: {NEXT['check.' if name.startswith('check.') else name]}",
     ]
+    if "measured" in evidence:
+        lines.append(f"    seen: when it was raised, {shown(evidence['measured'], TEXT_MAX)}")
+        for reading in (evidence["reading"], measured["reading"] if measured else ""):
+            then = NEXT_BY_READING.get(reading, then)
+    return [*lines, f"    next: {then}"]
 
 
 def _exchanges(exchanges: Sequence[Values]) -> list[str]:

@@ -35,11 +35,13 @@ from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
+from collectd_vmhb.evidence import LEAD, Doubt, attach
 from collectd_vmhb.hypervisor import (
     Attached,
     Detached,
     Finding,
     Looked,
+    Measured,
     Reachable,
     Rebooted,
     Scanned,
@@ -60,6 +62,7 @@ from collectd_vmhb.verdict import (
     FaultCleared,
     FaultEvent,
     FaultRaised,
+    Health,
     Severity,
 )
 from collectd_vmhb.view import Eyes, bystander, display_name, policy_file, window_values
@@ -94,6 +97,9 @@ class Libvirt(Protocol):
 
     def look(self, uuid: str) -> None:
         """Asks for one domain."""
+
+    def measure(self, uuid: str) -> None:
+        """Asks for the counters of one domain."""
 
     def attach(self, uuid: str, channel: str) -> None:
         """Asks for a channel in a running domain."""
@@ -143,6 +149,7 @@ class Watch:
     interest: int = 0
     established: tuple[bool, float] = (False, 0.0)
     doubted: bool = False
+    doubt: Doubt = field(default_factory=Doubt)
 
     @property
     def uuid(self) -> str:
@@ -443,6 +450,8 @@ class Engine:
                 return
             if isinstance(finding, Rebooted):
                 self._attend(watch, lambda watch, now: watch.monitor.rebooted(now), now)
+            elif isinstance(finding, Measured):
+                watch.doubt.take(finding.usage)
             else:
                 self._on_attached(watch, finding, now)
 
@@ -632,6 +641,7 @@ class Engine:
             faults.get(uuid, []),
             self._reporter.window(uuid),
             self._told(watch.domain).source,
+            watch.doubt.finding(now) if watch.doubt.first else None,
         )
 
     def _pause(self, uuid: str, seconds: float, reason: str, now: float) -> dict[str, Any]:
@@ -781,7 +791,10 @@ class Engine:
         if data and watch.channel is not None:
             self._totals["bytes_out"] += len(data)
             watch.channel.write(data)
+        self._measure(watch, now)
         for event in monitor.events():
+            if isinstance(event, FaultRaised):
+                event = self._with_evidence(watch, event, now)
             if not self._correlation.holds(event, watch.policy.interval, now):
                 self._report(watch.domain, event, now)
         established = monitor.established, monitor.grace_until
@@ -801,6 +814,29 @@ class Engine:
             self._set_interest(watch, reading | writing)
         self._schedule(watch, now)
 
+    def _measure(self, watch: Watch, now: float) -> None:
+        """Has the domain's counters read while the VM is in doubt."""
+        monitor = watch.monitor
+        failed = monitor.health is Health.FAILED
+        misses = monitor.misses_in_a_row if monitor.health is not Health.PAUSED else 0
+        if not misses and not failed:
+            if watch.doubt.began:
+                watch.doubt = Doubt()
+            return
+        lead = min(LEAD, monitor.policy.timeout / 2)
+        if watch.doubt.due(misses, failed, monitor.verdict_at, lead, now):
+            self._ask.measure(watch.uuid)
+
+    def _with_evidence(self, watch: Watch, fault: FaultRaised, now: float) -> FaultRaised:
+        return attach(
+            fault,
+            watch.monitor.history.exchanges(),
+            watch.domain.state.value,
+            watch.doubt.finding(now),
+            self._settings.evidence_text,
+            now,
+        )
+
     def _note_missing(self, watch: Watch, now: float) -> None:
         """Suspects this host where many VMs start to miss together."""
         policy, watched = watch.policy, len(self._watches)
@@ -815,7 +851,7 @@ class Engine:
                 self._impairments.impair(MASS, text, now)
 
     def _schedule(self, watch: Watch, now: float) -> None:
-        at = min(watch.monitor.deadline, watch.connect_at, watch.look_at)
+        at = min(watch.monitor.deadline, watch.connect_at, watch.look_at, watch.doubt.at)
         if watch.monitor.conduct.muted_until > now:
             at = min(at, watch.monitor.conduct.muted_until)
         if at != watch.scheduled:

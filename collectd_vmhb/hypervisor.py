@@ -15,14 +15,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Union
 
 import libvirt
 
 from collectd_vmhb.domain import Domain, DomainState, parse_domain
 from collectd_vmhb.provision import channel_xml
+from collectd_vmhb.usage import Disks, Usage, Vcpu
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,11 @@ STOP_TIMEOUT = 2.0
 #: libvirt can hold an attach for as long as another operation has the VM, such as a migration, or
 #: its QEMU does not answer; so many VMs can be in that state before the others have to wait.
 ATTACHERS = 4
+#: Domains that can be measured at once: one whose QEMU hangs holds its worker for as long, and
+#: one of the 20 that libvirtd has by default.
+METERS = 3
+#: Domains that wait to be measured; beyond, when very many fail together, the rest is not.
+MEASURES_MAX = 64
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: DomainState.RUNNING,
@@ -60,6 +66,17 @@ _CARRIED = (
     (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_FROM_SNAPSHOT),
     (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
 )
+#: Why a domain is paused, in words.
+_PAUSED_FOR = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: "by request",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "for a migration",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "to be saved",
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: "to be dumped",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "for an I/O error",
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "by its watchdog",
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "for a snapshot",
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: "because the guest crashed",
+}
 _LOOK_AGAIN = (
     libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
     libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
@@ -115,7 +132,15 @@ class Reachable:
     error: str | None
 
 
-Finding = Union[Scanned, Looked, Rebooted, Attached, Detached, Reachable]
+@dataclass(frozen=True)
+class Measured:
+    """The counters of one domain, as far as they are known; more of the same moment can follow."""
+
+    uuid: str
+    usage: Usage
+
+
+Finding = Union[Scanned, Looked, Rebooted, Attached, Detached, Reachable, Measured]
 
 
 @dataclass(frozen=True)
@@ -141,6 +166,10 @@ class Hypervisor:
         #: What waits in `_looks` already; "" stands for a scan of all.
         self._waiting: set[str] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._measures: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        #: What waits in `_measures`, and the domains whose QEMU is being asked.
+        self._to_measure: set[str] = set()
+        self._asking: set[str] = set()
         self._reader: libvirt.virConnect | None = None
         self._callbacks: list[int] = []
         #: Domains whose XML makes no sense, as was said.
@@ -154,6 +183,7 @@ class Hypervisor:
                 ("libvirt-events", self._run_events),
                 ("libvirt-reader", self._run_reader),
                 *((f"libvirt-attacher-{n}", self._run_attacher) for n in range(ATTACHERS)),
+                *((f"libvirt-meter-{n}", self._run_meter) for n in range(METERS)),
             )
         ]
 
@@ -173,6 +203,8 @@ class Hypervisor:
         self._looks.put(None)
         for _ in range(ATTACHERS):
             self._jobs.put(None)
+        for _ in range(METERS):
+            self._measures.put(None)
         until = time.monotonic() + STOP_TIMEOUT
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -188,6 +220,12 @@ class Hypervisor:
         if uuid not in self._waiting:
             self._waiting.add(uuid)
             self._looks.put(uuid)
+
+    def measure(self, uuid: str) -> None:
+        """Asks for the counters of one domain: posts Measured, in up to three parts."""
+        if uuid not in self._to_measure and len(self._to_measure) < MEASURES_MAX:
+            self._to_measure.add(uuid)
+            self._measures.put(uuid)
 
     def attach(self, uuid: str, channel: str) -> None:
         """Asks for a channel in a running domain: posts Attached, then Looked."""
@@ -357,6 +395,49 @@ class Hypervisor:
                 )
             return None
 
+    # -- measuring --------------------------------------------------------------------------
+
+    def _run_meter(self) -> None:
+        conn: libvirt.virConnect | None = None
+        while True:
+            uuid = self._measures.get()
+            if uuid is None or self._stopping.is_set():
+                break
+            self._to_measure.discard(uuid)
+            try:
+                if conn is None or conn.isAlive() != 1:
+                    # Not the reader's: libvirtd serves few calls of one connection at a time.
+                    conn = libvirt.openReadOnly(self._uri)
+                    with contextlib.suppress(libvirt.libvirtError):
+                        conn.setKeepAlive(*KEEPALIVE)
+                self._measure(conn, uuid)
+            except libvirt.libvirtError as error:
+                log.debug("domain %s is not measured: %s", uuid, _words(error))
+            except Exception as error:
+                self._survive(error, f"the counters of {uuid}")
+
+    def _measure(self, conn: libvirt.virConnect, uuid: str) -> None:
+        """Reads the counters that libvirt has by itself, and then those that it asks QEMU for.
+
+        The vCPUs' are among the first only while another worker waits for that QEMU: asked alone,
+        libvirt looks for more of them in QEMU.
+        """
+        handle = conn.lookupByUUIDString(uuid)
+        usage = _usage(handle)
+        if uuid in self._asking:
+            self._post(Measured(uuid, replace(usage, vcpus=_vcpus(conn, handle))))
+            return
+        self._post(Measured(uuid, usage))
+        self._asking.add(uuid)
+        try:
+            usage = replace(usage, vcpus=_vcpus(conn, handle), answered=True)
+            self._post(Measured(uuid, usage))
+            usage = replace(usage, disks=_disks(handle), packets=_packets(conn, handle))
+        finally:
+            self._asking.discard(uuid)
+            # An error is an answer as well: that QEMU does not hang.
+            self._post(Measured(uuid, replace(usage, answered=True)))
+
     # -- attaching --------------------------------------------------------------------------
 
     def _run_attacher(self) -> None:
@@ -393,6 +474,67 @@ class Hypervisor:
         if kind not in self._said:
             self._said.add(kind)
             log.error("the engine goes on after an error with %s", work, exc_info=error)
+
+
+def _usage(handle: libvirt.virDomain) -> Usage:
+    """Returns what libvirt knows by itself; never waits for QEMU (libvirt 9.0)."""
+    at = time.monotonic()
+    state, reason = handle.state()[:2]
+    known = _STATES.get(state, DomainState.RUNNING)
+    words = known.value
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_FOR:
+        words += " " + _PAUSED_FOR[reason]
+    return Usage(at, words, known is not DomainState.RUNNING)
+
+
+def _vcpus(conn: libvirt.virConnect, handle: libvirt.virDomain) -> tuple[Vcpu, ...]:
+    """Returns the vCPUs' counters, if this driver has any; can wait for QEMU."""
+    counters = _counters(conn, handle, libvirt.VIR_DOMAIN_STATS_VCPU)
+    return tuple(
+        Vcpu(
+            counters[f"vcpu.{number}.time"] / 1e9,
+            counters.get(f"vcpu.{number}.delay", 0) / 1e9,
+            counters.get(f"vcpu.{number}.halt_exits.sum"),
+        )
+        for number in range(counters.get("vcpu.maximum", 0))
+        # Those that are not plugged in have no time.
+        if f"vcpu.{number}.time" in counters
+    )
+
+
+def _packets(conn: libvirt.virConnect, handle: libvirt.virDomain) -> int | None:
+    counters = _counters(conn, handle, libvirt.VIR_DOMAIN_STATS_INTERFACE)
+    sent = [counters.get(f"net.{number}.tx.pkts") for number in range(counters.get("net.count", 0))]
+    return sum(packets or 0 for packets in sent) if sent else None
+
+
+def _counters(conn: libvirt.virConnect, handle: libvirt.virDomain, group: int) -> Mapping[str, Any]:
+    """Returns a group of statistics; without those of QEMU while somebody else asks it."""
+    nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    try:
+        records = conn.domainListGetStats([handle], group, nowait)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+        records = []
+    return records[0][1] if records else {}
+
+
+def _disks(handle: libvirt.virDomain) -> Disks | None:
+    """Returns the sum of all disks; None if there is none, or if this driver does not count.
+
+    Not the statistics' group: for that QEMU looks at the files as well, and storage that hangs
+    would then stop all of the VM.
+    """
+    try:
+        counters = handle.blockStatsFlags("")
+    except libvirt.libvirtError:
+        return None
+    kinds = ("rd", "wr", "flush")
+    return Disks(
+        sum(counters.get(f"{kind}_operations", 0) for kind in kinds),
+        sum(counters.get(f"{kind}_total_times", 0) for kind in kinds) / 1e9,
+    )
 
 
 @contextlib.contextmanager

@@ -130,7 +130,12 @@ class Incidents:
 
     def _change(self, known: Incident, event: FaultRaised, now: float) -> Incident:
         incident = replace(
-            known, severity=event.severity, text=event.text, reason=event.reason, raised=now
+            known,
+            severity=event.severity,
+            text=event.text,
+            reason=event.reason,
+            details=event.details,
+            raised=now,
         )
         self._open[event.uuid, event.name] = incident
         return incident

@@ -275,6 +275,12 @@ class Monitor:
         return self.health is Health.SUSPECT
 
     @property
+    def verdict_at(self) -> float:
+        """When the heartbeat is lost unless an answer comes; inf if more misses are left."""
+        last = self.misses_in_a_row == self.policy.miss_threshold - 1
+        return self._due if last and self._due is not None else math.inf
+
+    @property
     def deadline(self) -> float:
         """When `tick` has something to do."""
         wanted = self._next_challenge if self._due is None else self._due

@@ -23,6 +23,8 @@ OPEN_FAULTS = "open-faults"
 #: Incident ids in one part of the handshake: 20 * 39 bytes stay below the 900 bytes of meta
 #: string that collectd was seen to carry whole.
 IDS_PER_PART = 20
+#: Bytes of the meta string that holds the evidence, as many as were seen to be carried whole.
+EVIDENCE_MAX = 900
 #: collectd's char[256] for a message and char[128] for names, less the terminating NUL.
 MESSAGE_MAX = 255
 NAME_MAX = 127
@@ -164,5 +166,13 @@ def _meta(incident: Incident, reason: str) -> Meta:
         "reason": reason,
         "instance_name": incident.instance,
         "project": incident.project,
-        "evidence": json.dumps(dict(incident.details), sort_keys=True),
+        "evidence": _evidence(incident.details),
     }
+
+
+def _evidence(details: Mapping[str, str]) -> str:
+    """Returns as many details as fit, the longest left out first."""
+    kept = dict(details)
+    while len(evidence := json.dumps(kept, sort_keys=True)) > EVIDENCE_MAX:
+        del kept[max(kept, key=lambda name: len(json.dumps(kept[name])))]
+    return evidence

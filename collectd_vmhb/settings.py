@@ -26,6 +26,18 @@ class Mode(enum.Enum):
     REPORT = "report"
 
 
+@enum.unique
+class EvidenceText(enum.Enum):
+    """What of a guest's own words goes out with a fault."""
+
+    #: Nothing: the name of a check and its status say it.
+    NONE = "none"
+    #: The words that are letters alone; all others are masked.
+    REDACTED = "redacted"
+    #: All of them, as far as they are printable.
+    FULL = "full"
+
+
 class FlavorPolicy(NamedTuple):
     """Extra specs for flavors whose name matches ``pattern``, a shell pattern such as ``hb.*``."""
 
@@ -74,6 +86,8 @@ class Settings:
     required: bool = False
     #: A fault stays raised at least this long, against flapping.
     hold_down: float = 30.0
+    #: What of a guest's own words leaves this host.
+    evidence_text: EvidenceText = EvidenceText.NONE
     #: Channels attached per second to VMs that are found running; a starting VM does not wait.
     attach_rate: float = 1.0
     #: Period of the full comparison with libvirt, which catches what events did not tell.

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from collectd_vmhb.domain import Domain, DomainState
+from collectd_vmhb.evidence import MEANINGS, Finding
 from collectd_vmhb.incidents import Incident
 from collectd_vmhb.maintenance import Window, Withheld
 from collectd_vmhb.monitor import ANSWERING, Monitor
@@ -51,6 +52,7 @@ class Eyes:
         faults: list[Values],
         window: Window | None,
         source: str,
+        finding: Finding | None = None,
     ) -> Values:
         """Returns all that is known of one VM; ``source`` told its policy."""
         policy = monitor.policy
@@ -68,6 +70,7 @@ class Eyes:
                 "state": monitor.way,
                 "obstacle": _obstacle(domain, monitor, self._now),
             },
+            "measured": finding and _finding(finding),
             "policy": {**asdict(policy), "source": source},
             "established": monitor.established,
             "misses_in_a_row": monitor.misses_in_a_row,
@@ -91,11 +94,13 @@ class Eyes:
         for incident in incidents:
             values = _fault(incident.name, incident.severity.value, incident.text)
             values.update(since=incident.since, incident=incident.id)
+            values.update(evidence=dict(incident.details))
             faults.setdefault(incident.uuid, []).append(values)
         for kept in withheld:
             fault = kept.fault
             values = _fault(fault.name, fault.severity.value, fault.text)
             values.update(since=self._date(fault.since), incident=None)
+            values.update(evidence=dict(fault.details))
             faults.setdefault(fault.uuid, []).append(values)
         return faults
 
@@ -142,6 +147,11 @@ def policy_file(read: PoliciesRead) -> Values | None:
 def window_values(window: Window) -> Values:
     """Returns a maintenance as JSON values."""
     return {"until": window.until, "reason": window.reason}
+
+
+def _finding(finding: Finding) -> Values:
+    reading = finding.reading
+    return {"what": finding.measured, "reading": reading.value, "meaning": MEANINGS[reading]}
 
 
 def _obstacle(domain: Domain, monitor: Monitor, now: float) -> str | None:

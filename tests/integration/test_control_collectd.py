@@ -135,6 +135,7 @@ def test_maintenance_outlives_a_restart_and_then_a_silent_vm_is_raised_once(node
     node.wait_row("open-faults", OKAY, since=since)
     node.wait(lambda: f"({LOST})" in node.says("status", "web"), "no fault is withheld")
     assert "a new disk" in node.says("explain", "web")
+    assert "a new disk" in node.says("status")
     assert node.value(web, "gauge-maintenance") == 1
     assert node.about(web, since) == []
     assert time.time() < ends, "the machine is too slow for this test"

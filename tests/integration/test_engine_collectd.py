@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.collectd_node import FAST, Node
+from tests.integration.collectd_node import FAST, SETTINGS, Node
 from tests.integration.stand_in import Mode
 
 pytestmark = pytest.mark.timeout(60)
@@ -186,6 +186,28 @@ def test_a_guests_text_cannot_break_the_log_and_stays_on_the_host(node: Node) ->
     assert "the guest says: half   pair" in node.log()
     assert "half" not in json.dumps(row)
     assert node.guest(Mode.SURROGATE.name).connections == 1
+
+
+def test_a_lost_heartbeat_carries_its_evidence_to_other_plugins(node: Node) -> None:
+    row = node.wait_row("heartbeat-lost", FAILURE, node.vms["stops"].uuid)
+    evidence = json.loads(row["meta"]["evidence"])
+    assert evidence["domain"] == "running"
+    assert evidence["exchanges"].count(":-") >= MISSES
+    low, middle, high = map(float, evidence["rtt_ms"].split("/"))
+    assert 0 < low <= middle <= high
+    # libvirt's test driver counts nothing.
+    assert evidence["reading"] == "not-measured"
+
+
+@pytest.mark.parametrize(("setting", "words"), [("redacted", "half pair"), ("full", "half   pair")])
+def test_a_guests_words_leave_the_host_only_if_the_operator_says_so(
+    bare: Node, setting: str, words: str
+) -> None:
+    vm = bare.vm("web", Mode.SURROGATE)
+    bare.start(f'{SETTINGS}\nEvidenceText "{setting}"')
+    row = bare.wait_row("check.app", FAILURE, vm.uuid)
+    assert json.loads(row["meta"]["evidence"])["guest_text"] == words
+    assert "half" not in row["message"]
 
 
 def test_the_config_gate_beside_the_daemon_disturbs_nothing(node: Node) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -21,12 +22,21 @@ from collectd_vmhb.channel import ChannelError
 from collectd_vmhb.conduct import BYTES_PER_SECOND
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
 from collectd_vmhb.engine import Engine, Saved
-from collectd_vmhb.hypervisor import Attached, Detached, Looked, Reachable, Rebooted, Scanned
+from collectd_vmhb.hypervisor import (
+    Attached,
+    Detached,
+    Looked,
+    Measured,
+    Reachable,
+    Rebooted,
+    Scanned,
+)
 from collectd_vmhb.publish import Note
 from collectd_vmhb.settings import FlavorPolicy, Settings
 from collectd_vmhb.settings import Mode as EngineMode
 from collectd_vmhb.sources import NO_POLICIES, PoliciesRead
 from collectd_vmhb.state import State
+from collectd_vmhb.usage import Disks, Usage, Vcpu
 from collectd_vmhb.wording import Refusal
 from tests.integration.stand_in import Mode, StandIn
 
@@ -72,6 +82,9 @@ class Node:
 
     def look(self, uuid: str) -> None:
         self.asked.append(("look", uuid))
+
+    def measure(self, uuid: str) -> None:
+        self.asked.append(("measure", uuid))
 
     def attach(self, uuid: str, channel: str) -> None:
         self.asked.append(("attach", uuid, channel))
@@ -253,6 +266,51 @@ def test_a_vm_that_never_had_an_agent_is_not_blamed(node: Node, tmp_path: Path, 
     node.see(replace(came, carried=way == "came without"))
     time.sleep(LONG)
     assert (node.value("health"), node.said()) == (1, [])
+
+
+def test_a_vm_in_doubt_is_measured_before_its_fault_which_tells_what_was_seen(
+    node: Node, tmp_path: Path
+) -> None:
+    specs = {**FAST, "vmhb:interval": "0.4", "vmhb:miss_threshold": "3"}
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port", specs))
+    node.wait_healthy()
+    assert ("measure", "vm") not in node.asked
+    guest.mode = Mode.SILENT
+    usage = Usage(time.monotonic(), "running", False, (Vcpu(10.0, 0.0),), True, Disks(9, 1.0), 0)
+    node.wait(lambda: node.asked.count(("measure", "vm")) == 1)
+    node.engine.post(Measured("vm", usage))
+    # At the second miss, and shortly before the third.
+    node.wait(lambda: node.asked.count(("measure", "vm")) == 3)
+    assert node.said() == []
+    usage = replace(usage, at=time.monotonic(), vcpus=(Vcpu(10.1, 0.0),))
+    node.engine.post(Measured("vm", usage))
+    lost = node.wait_said("heartbeat-lost", "failure")
+    evidence = json.loads(str(lost.meta["evidence"]))
+    assert evidence["reading"] == "waiting"
+    assert "its vCPU ran 0.10 s" in evidence["measured"]
+    assert evidence["exchanges"].count(":-") >= 3
+    # What is measured later is shown to whoever asks, and not told again.
+    node.wait(lambda: node.asked.count(("measure", "vm")) == 4)
+    usage = replace(usage, at=usage.at + 5.0, vcpus=(Vcpu(18.0, 0.0),))
+    node.engine.post(Measured("vm", usage))
+    node.wait(lambda: node.engine.explain("vm")["measured"]["reading"] == "hung")
+    guest.mode = Mode.HEALTHY
+    node.wait_said("heartbeat-lost", "okay")
+    assert node.engine.explain("vm")["measured"] is None
+    assert len(node.said()) == 2
+
+
+def test_a_libvirt_that_measures_nothing_delays_no_fault(node: Node, tmp_path: Path) -> None:
+    guest = node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port"))
+    node.wait_healthy()
+    guest.mode, began = Mode.SILENT, time.time()
+    lost = node.wait_said("heartbeat-lost", "failure")
+    assert lost.time - began < LONG
+    evidence = json.loads(str(lost.meta["evidence"]))
+    assert evidence["reading"] == "not-measured"
+    assert lost.message.startswith("VM web: 2 heartbeat challenges in a row unanswered")
 
 
 def test_silence_while_paused_is_no_failure(node: Node, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ _DOMAIN = """\
     <serial type='unix'>
       <source mode='bind' path='{console}'/>
       <log file='{console}.log' append='off'/>
-    </serial>{channels}
+    </serial>{channels}{disks}
     <controller type='usb' index='0' model='none'/>
     <memballoon model='virtio'><stats period='10'/></memballoon>
   </devices>
@@ -79,6 +79,15 @@ _GUEST_AGENT = """
       <target type='virtio' name='org.qemu.guest_agent.0'/>
     </channel>"""
 
+_DISK = """
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='{path}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>"""
+#: Bytes of a guest's disk.
+_DISK_SIZE = 64 * 2**20
+
 
 @dataclass
 class Guest:
@@ -87,7 +96,8 @@ class Guest:
     Without `extra_specs` (None) their element is absent from the domain XML, as with Nova before
     32; empty means that the flavor has none. Without `controller` nothing can be hot-plugged.
     `agent` says whether the agent starts with the guest; `port` is the name it looks for, or a
-    device. `devices` is XML of further devices.
+    device. A `disk` is /dev/vda, empty and without a file system; `devices` is XML of further
+    devices.
     """
 
     node: Node
@@ -98,6 +108,7 @@ class Guest:
         default_factory=lambda: {"vmhb:enabled": "true", "vmhb:interval": "1"}
     )
     controller: bool = True
+    disk: bool = False
     devices: str = ""
     agent: bool = True
     port: str = CHANNEL
@@ -138,6 +149,7 @@ class Guest:
             console=self._console,
             channels=(_GUEST_AGENT.format(name=self.name) if self.controller else "")
             + self.devices,
+            disks=_DISK.format(path=self._make_disk()) if self.disk else "",
         )
 
     def define(self) -> None:
@@ -206,6 +218,12 @@ class Guest:
     @property
     def _console(self) -> str:
         return f"/var/lib/libvirt/qemu/{self.name}.console"
+
+    def _make_disk(self) -> str:
+        name = f"{self.name}.raw"
+        with (self.node.directory / "lib" / "images" / name).open("ab") as file:
+            file.truncate(_DISK_SIZE)
+        return f"/var/lib/libvirt/images/{name}"
 
     def _open_console(self, timeout: float) -> _Console:
         address = str(self.node.root / self._console[1:])

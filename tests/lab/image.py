@@ -46,6 +46,7 @@ _MODULES = (
     "virtio_pci_legacy_dev",
     "virtio_pci",
     "virtio_console",
+    "virtio_blk",
 )
 
 # Parts of the standard library that neither the agent nor a check in the lab imports: with them

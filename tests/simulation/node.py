@@ -160,6 +160,9 @@ class Node:
 
         self.cloud.after(self._latency(), attach)
 
+    def measure(self, uuid: str) -> None:
+        """Answers nothing: that is a libvirt that hangs, and no fault waits for it."""
+
     def detach(self, uuid: str, channel: str, path: str) -> None:
         raise NotImplementedError("no story asks for it")
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from collectd_vmhb import channel, conduct, config, detector, monitor, policy, publish, verdict
+from collectd_vmhb import (
+    channel,
+    conduct,
+    config,
+    detector,
+    evidence,
+    monitor,
+    policy,
+    publish,
+    verdict,
+)
 from collectd_vmhb.engine import Engine
 from collectd_vmhb.protocol import lines, messages, session
-from collectd_vmhb.settings import Mode, Settings
+from collectd_vmhb.settings import EvidenceText, Mode, Settings
 from collectd_vmhb.state import State
 from collectd_vmhb.verdict import Health
 
@@ -133,6 +144,21 @@ def test_every_fault_is_described() -> None:
     assert described == faults | {verdict.CHECK_PREFIX + "NAME"}
 
 
+def test_every_reading_and_every_way_to_treat_a_guests_text_is_described() -> None:
+    described = {row[0] for row in rows(section(OPERATIONS, "Evidence"))}
+    assert described >= {reading.value for reading in evidence.Reading}
+    assert described >= {text.value for text in EvidenceText}
+
+
+def test_a_lost_heartbeat_carries_what_is_described() -> None:
+    fault = verdict.FaultRaised("vm", verdict.HEARTBEAT_LOST, verdict.Severity.FAILURE, "", 0, "")
+    finding = evidence.Finding(evidence.Reading.HUNG, "")
+    fault = replace(fault, guest_text="words")
+    carried = evidence.attach(fault, [(0.0, 0.1)], "", finding, EvidenceText.FULL, 1.0).details
+    described = {row[0] for row in rows(section(OPERATIONS, "Evidence"))}
+    assert described >= carried.keys()
+
+
 def test_every_health_is_described_with_its_value() -> None:
     described = {row[0]: row[1] for row in rows(section(OPERATIONS, "Health")) if len(row) == 3}
     numbers = {health.value: str(publish.HEALTH_NUMBER[health]) for health in Health}
@@ -148,6 +174,7 @@ def test_every_value_is_described() -> None:
     class Nobody:
         def scan(self) -> None: ...
         def look(self, uuid: str) -> None: ...
+        def measure(self, uuid: str) -> None: ...
         def attach(self, uuid: str, channel: str) -> None: ...
         def detach(self, uuid: str, channel: str, path: str) -> None: ...
 

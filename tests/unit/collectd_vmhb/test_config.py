@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from collectd_vmhb.config import ConfigError, read_settings
 from collectd_vmhb.policy import policy_for
-from collectd_vmhb.settings import FlavorPolicy, Mode, Settings
+from collectd_vmhb.settings import EvidenceText, FlavorPolicy, Mode, Settings
 
 #: A key and its values.
 Line = tuple[Any, ...]
@@ -65,6 +65,7 @@ EVERY_KEY: dict[str, tuple[tuple[object, ...], object]] = {
     "GraceAfterResume": ((0.0,), 0.0),
     "Required": ((True,), True),
     "HoldDown": ((10.0,), 10.0),
+    "EvidenceText": (("Redacted",), EvidenceText.REDACTED),
     "AttachRate": ((0.5,), 0.5),
     "ReconcileInterval": ((15.0,), 15.0),
     "FlavorPolicy": (
@@ -126,6 +127,7 @@ PORT_NAME = (
     "or serial:1 to serial:9, is allowed"
 )
 MODES = "one of observe, attach, report is allowed"
+EVIDENCE_TEXTS = "one of none, redacted, full is allowed"
 
 BAD_LINES: list[tuple[Line, str]] = [
     (("Intervall", 2.0), "Intervall 2: no such key; did you mean Interval?"),
@@ -158,6 +160,8 @@ BAD_LINES: list[tuple[Line, str]] = [
     (("Required", "true"), 'Required "true": true or false, unquoted, is allowed'),
     (("Mode", "shout"), f'Mode "shout": {MODES}'),
     (("Mode", 1.0), f"Mode 1: {MODES}"),
+    (("EvidenceText", "some"), f'EvidenceText "some": {EVIDENCE_TEXTS}'),
+    (("EvidenceText", True), f"EvidenceText true: {EVIDENCE_TEXTS}"),
     (("LibvirtUri", "qemu"), 'LibvirtUri "qemu": a libvirt URI such as qemu:///system is allowed'),
     (
         ("StateDir", "var/lib/vmhb"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from collectd_vmhb import display, verdict
 from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
+from collectd_vmhb.evidence import Finding, Reading
 from collectd_vmhb.incidents import Incident
 from collectd_vmhb.maintenance import Window, Withheld
 from collectd_vmhb.sources import NO_POLICIES, NOBODY, PoliciesRead, Told
@@ -135,6 +137,43 @@ def test_maintenance_is_shown_with_its_end_and_reason_and_what_it_withholds() ->
     assert display.table([vm], WALL).endswith("(heartbeat-lost)")
 
 
+def test_the_table_of_all_vms_tells_the_reason_of_a_maintenance_once() -> None:
+    peer = healthy()
+    eyes = Eyes(peer.now, WALL)
+    row = eyes.row(DOMAIN, peer.monitor, [], WORK)
+    engine: dict[str, Any] = {"mode": "report", "libvirt": "connected", "awareness": 0, "pid": 1}
+    engine.update(since=WALL, maintenance=None, faults=[], policy_file=None)
+    text = display.status({"engine": engine, "vms": [row], "unmonitored": []}, WALL)
+    assert f"until {display.clock(WORK.until)}: a new disk" in text
+    assert text.count("a new disk") == 1
+    engine.update(maintenance=row["maintenance"])
+    text = display.status({"engine": engine, "vms": [row, row], "unmonitored": []}, WALL)
+    assert "the whole host" in text
+    assert text.count("a new disk") == 1
+
+
+def test_what_was_measured_is_told_and_decides_what_to_do_next() -> None:
+    peer = lost()
+    evidence = {"reading": "hung", "measured": "its vCPU ran 3.9 s"}
+    incident = replace(LOST, details=evidence)
+    eyes = Eyes(peer.now, WALL)
+    faults = eyes.faults([incident], [])[UUID]
+
+    def explained(finding: Finding | None) -> str:
+        vm = eyes.account(DOMAIN, peer.monitor, faults, None, SOURCE, finding)
+        return display.account(json.loads(json.dumps(vm)), WALL)
+
+    text = explained(None)
+    assert "seen: when it was raised, its vCPU ran 3.9 s" in text
+    assert "next: look at its console for a panic" in text
+    assert "measured   " not in text
+    text = explained(Finding(Reading.STARVED, "its vCPU ran 0.1 s"))
+    assert "measured     its vCPU ran 0.1 s: it is starved" in text
+    assert "next: what else runs on this host's processors?" in text
+    # A new engine has nothing yet: what the last one saw still tells what to do.
+    assert "next: look at its console" in explained(Finding(Reading.NOT_MEASURED, "not twice"))
+
+
 def test_what_a_tenant_wrote_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in account(healthy()) + status(healthy())
 
@@ -152,7 +191,7 @@ def test_a_check_is_shown_with_the_guests_words_which_never_leave_this_host() ->
 
 def test_the_hosts_own_faults_and_maintenance_stand_above_the_table() -> None:
     fault = {"name": "engine-impaired", "severity": "failure", "since": WALL - 60}
-    fault.update(text="libvirt is away", incident="i-2")
+    fault.update(text="libvirt is away", incident="i-2", evidence={})
     peer = healthy()
     eyes = Eyes(peer.now, WALL)
     row = eyes.row(DOMAIN, peer.monitor, [], None)

@@ -53,9 +53,11 @@ def test_the_same_fault_again_is_no_news() -> None:
 def test_another_severity_is_news_of_the_same_incident() -> None:
     table = incidents()
     first = table.raised(raised(severity=WARNING), "", "", 0.0, 0.0)
-    second = table.raised(raised(severity=FAILURE, text="worse"), "", "", 1.0, 1.0)
+    worse = raised(severity=FAILURE, text="worse", details={"seen": "more"})
+    second = table.raised(worse, "", "", 1.0, 1.0)
     assert first is not None
     assert second is not None
+    assert second.details == {"seen": "more"}
     assert (second.id, second.since, second.text) == (first.id, first.since, "worse")
     assert table.open() == [second]
 

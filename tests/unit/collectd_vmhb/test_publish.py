@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from collectd_vmhb.incidents import RECOVERED, Ended, Incident
 from collectd_vmhb.publish import (
+    EVIDENCE_MAX,
     HEALTH_NUMBER,
     IDS_PER_PART,
     MESSAGE_MAX,
@@ -148,3 +149,10 @@ def test_the_engine_counts_vms_by_health_and_itself() -> None:
     assert samples["awareness"].value == 2
     assert (samples["loops"].type, samples["loops"].value) == ("derive", 7)
     assert all(sample.plugin_instance == "" for sample in samples.values())
+
+
+def test_evidence_leaves_out_the_longest_until_it_fits() -> None:
+    details = {"reading": "hung", "measured": "x" * 300, "guest_text": "\u20ac" * 200}
+    evidence = str(fault_note(replace(LOST, details=details), 0.0).meta["evidence"])
+    assert len(evidence) <= EVIDENCE_MAX
+    assert json.loads(evidence) == {"reading": "hung", "measured": "x" * 300}
