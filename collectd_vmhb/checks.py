@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from collectd_vmhb.perfdata import Figures
 from collectd_vmhb.protocol import Answered, Check, CheckReport, CheckStatus, Match
 from collectd_vmhb.verdict import CHECK_PREFIX, Severity
 
@@ -26,17 +27,33 @@ _SEVERITY = {
 
 
 class Checks:
-    """Puts one guest's reports together; kept for every VM of a host, hence small."""
+    """Puts one guest's reports together; kept for every VM of a host, hence small.
 
-    __slots__ = ("_awaited", "_named", "_sessionless", "faults", "known", "results")
+    At most ``figures_max`` figures of the checks are kept.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_awaited",
+        "_figures_max",
+        "_sessionless",
+        "faults",
+        "figures",
+        "known",
+        "named",
+        "results",
+    )
+
+    def __init__(self, figures_max: int = 0) -> None:
         self.results: dict[str, Check] = {}
         #: The faults that the results mean, by name.
         self.faults: Mapping[str, Severity] = {}
         #: The results are trusted once this process has seen a whole report.
         self.known = False
-        self._named = False
+        #: The guest reports named checks; without, there is the health bit alone.
+        self.named = False
+        #: What they measure; None as long as no check has said.
+        self.figures: Figures | None = None
+        self._figures_max = figures_max
         #: While a full report is under way: the names that it has had so far.
         self._awaited: set[str] | None = None
         self._sessionless = 0
@@ -46,20 +63,27 @@ class Checks:
         """True if a check is critical."""
         return Severity.FAILURE in self.faults.values()
 
+    @property
+    def figures_over(self) -> bool:
+        """True if the checks measure more than there is room for."""
+        return self.figures is not None and self.figures.over
+
     def connected(self) -> None:
         """A new connection: who answers may have lost its session."""
         self._sessionless = 0
 
     def opened(self, named: bool) -> None:
         """A session begins; ``named``: with named checks, and a full report of them."""
-        self._named = named
+        self.named = named
         self._awaited = set() if named else None
+        if self.figures is not None:
+            self.figures.clear()
 
     def take(self, answer: Answered, in_session: bool) -> None:
         """Takes what an answer says, a late one too: the guest sends each change only once."""
         if answer.report is not None:
             self._merge(answer.report)
-        elif not self._named and self._health_bit_counts(answer, in_session):
+        elif not self.named and self._health_bit_counts(answer, in_session):
             self._take_health_bit(answer)
         else:
             return
@@ -92,6 +116,7 @@ class Checks:
         for check in report.checks:
             if check.name in self.results or len(self.results) < CHECKS_MAX:
                 self.results[check.name] = check
+                self._take_figures(check)
         if self._awaited is None:
             return
         self._awaited.update(check.name for check in report.checks)
@@ -100,3 +125,10 @@ class Checks:
                 del self.results[name]
             self._awaited = None
             self.known = True
+
+    def _take_figures(self, check: Check) -> None:
+        if self.figures is None:
+            if not check.perfdata or not self._figures_max:
+                return
+            self.figures = Figures(self._figures_max)
+        self.figures.take(check.name, check.perfdata)

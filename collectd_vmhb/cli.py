@@ -24,6 +24,9 @@ from collectd_vmhb.wording import nearest, shown
 
 #: UUIDs of one name that an error lists.
 LISTED_MAX = 5
+#: Seconds between two looks at an audit that runs: at first, and at last.
+POLL_FIRST = 0.05
+POLL_LAST = 0.5
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -68,6 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="all that is known of one VM")
     explain.add_argument("vm", metavar="UUID|NAME")
     explain.set_defaults(run=_explain)
+
+    audit = commands.add_parser("audit", help="have a VM run its health checks now")
+    audit.add_argument("vm", metavar="UUID|NAME")
+    audit.add_argument("--check", default="", metavar="NAME", help="this one alone")
+    audit.add_argument("--detailed", action="store_true", help="at the level of that name")
+    audit.add_argument(
+        "--timeout", type=seconds, metavar="1m30s", help="how long it may take (AuditTimeout)"
+    )
+    audit.add_argument("--json", action="store_true", help="for machines")
+    audit.set_defaults(run=_audit)
 
     pause = commands.add_parser(
         "pause", help="begin a maintenance: no fault is raised until it ends"
@@ -122,6 +135,37 @@ def _explain(options: argparse.Namespace) -> str:
     vm = find(ask(options.socket, {"command": "status"}), options.vm)
     said = ask(options.socket, {"command": "explain", "vm": vm["uuid"]})
     return display.account(said, time.time())
+
+
+def _audit(options: argparse.Namespace) -> str:
+    vm = find(ask(options.socket, {"command": "status"}), options.vm)
+    request = {"check": options.check, "detailed": options.detailed, "seconds": options.timeout}
+    try:
+        audit = ask(options.socket, {"command": "audit", "vm": vm["uuid"], **request})
+    except ControlError as error:
+        raise ControlError(f"no audit of VM {shown(vm['name'])}: {error}") from None
+    audit, vm = _ended(options, vm["uuid"], audit)
+    said = json.dumps(audit, indent=1) if options.json else display.audit(audit)
+    if audit["outcome"] != "done":
+        if audit["checks"] or options.json:
+            _say(said)
+        raise ControlError(f"VM {shown(vm['name'])}: {display.why_not_done(audit, vm)}")
+    return said
+
+
+def _ended(options: argparse.Namespace, uuid: str, audit: Any) -> tuple[Any, Any]:
+    """Waits until an audit is over; returns it, and the VM with all that is known of it."""
+    number, wait = audit["id"], POLL_FIRST
+    while True:
+        time.sleep(wait)
+        wait = min(2 * wait, POLL_LAST)
+        vm = ask(options.socket, {"command": "explain", "vm": uuid})
+        audit = vm["audit"]
+        if audit is None or audit["id"] != number:
+            raise ControlError("the VM was started anew, or another audit has begun meanwhile")
+        # The engine ends every audit by itself, so this has an end.
+        if audit["outcome"] != "running":
+            return audit, vm
 
 
 def _pause(options: argparse.Namespace) -> str:

@@ -282,6 +282,12 @@ _OPTIONS: Mapping[str, _Option] = {
     "HoldDown": _Option("hold_down", _duration),
     "EvidenceText": _Option("evidence_text", _evidence_text),
     "AttachRate": _Option("attach_rate", _number(" per second", 0.01, 1000.0)),
+    "BusyMax": _Option("busy_max", _duration),
+    "AuditTimeout": _Option("audit_timeout", _number(" of seconds", 1.0, 600.0)),
+    # The guest refuses an audit within a second of the last.
+    "AuditPace": _Option("audit_pace", _number(" of seconds", 1.0, 86400.0)),
+    "AuditOnFault": _Option("audit_on_fault", _boolean),
+    "PerfdataMax": _Option("perfdata_max", _count(0, 256)),
     "ReconcileInterval": _Option("reconcile_interval", _number(" of seconds", 1.0, 3600.0)),
     "FlavorPolicy": _Option("flavor_policy", _flavor_policy, repeated=True),
 }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operator's way into a running engine: a unix socket for root, one line of JSON each way.
 
-Request: {"command": "status" | "explain" | "pause" | "resume" | "detach", ...}. Answer:
-{"ok": ...}, or {"error": TEXT}. The server has a thread of its own, so that no client can delay a
-heartbeat; what it keeps of clients is bounded in number, bytes and time. `ask` is the other end.
+Request: {"command": "status" | "explain" | "audit" | "pause" | "resume" | "detach", ...}.
+Answer: {"ok": ...}, or {"error": TEXT}. The server has a thread of its own, so that no client can
+delay a heartbeat; what it keeps of clients is bounded in number, bytes and time. `ask` is the other
+end.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from collectd_vmhb.audits import TIMEOUT_MAX
 from collectd_vmhb.maintenance import LONGEST
+from collectd_vmhb.protocol import CHECK_NAME
 from collectd_vmhb.wording import Refusal
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,9 @@ class Engine(Protocol):
 
     def explain(self, uuid: str) -> dict[str, Any]:
         """Returns all that is known of one VM."""
+
+    def audit(self, uuid: str, check: str, detailed: bool, timeout: float | None) -> dict[str, Any]:
+        """Has a guest run a check now, or all for ""; Refusal if that cannot be."""
 
     def pause(self, uuid: str, seconds: float, reason: str) -> dict[str, Any]:
         """Begins a maintenance of one VM, or of the host for ""; returns it."""
@@ -96,8 +102,8 @@ def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
     command = request.get("command")
     if command == "status":
         return engine.status()
-    if command not in ("explain", "pause", "resume", "detach"):
-        raise ControlError("command must be status, explain, pause, resume or detach")
+    if command not in ("explain", "audit", "pause", "resume", "detach"):
+        raise ControlError("command must be status, explain, audit, pause, resume or detach")
     vm = request.get("vm")
     if not isinstance(vm, str):
         raise ControlError("vm must be a UUID")
@@ -107,6 +113,24 @@ def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
         return engine.resume(vm)
     if command == "detach":
         return engine.detach(vm)
+    return _audit(engine, vm, request) if command == "audit" else _pause(engine, vm, request)
+
+
+def _audit(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    check, detailed = request.get("check", ""), request.get("detailed", False)
+    timeout = request.get("seconds")
+    if not isinstance(check, str) or (check and not CHECK_NAME.fullmatch(check)):
+        raise ControlError("the name of a check is 1 to 48 of A-Z a-z 0-9 _ . -")
+    if not isinstance(detailed, bool):
+        raise ControlError("detailed must be true or false")
+    if timeout is not None and not (
+        isinstance(timeout, (int, float)) and 1 <= timeout <= TIMEOUT_MAX
+    ):
+        raise ControlError(f"an audit may take 1 s to {TIMEOUT_MAX / 60:.0f} min")
+    return engine.audit(vm, check, detailed, timeout)
+
+
+def _pause(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
     seconds, reason = request.get("seconds"), request.get("reason")
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= LONGEST:
         raise ControlError(f"a maintenance lasts at most {LONGEST / 86400:.0f} days")

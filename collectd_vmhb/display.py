@@ -92,7 +92,7 @@ def table(vms: Sequence[Values], now: float) -> str:
             [
                 shown(vm["name"]),
                 vm["uuid"],
-                vm["health"],
+                f"{vm['health']}, busy" if vm["busy"] else vm["health"],
                 "-" if since is None else span(now - since),
                 f"until {clock(window['until'])}" if window else "-",
                 "-" if vm["rtt"] is None else milliseconds(vm["rtt"]),
@@ -100,10 +100,14 @@ def table(vms: Sequence[Values], now: float) -> str:
                 ", ".join(map(_fault_name, vm["faults"])) or "-",
             ]
         )
+    return "\n".join(_columns(rows))
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
+    return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
-    )
+    ]
 
 
 def account(vm: Values, now: float) -> str:
@@ -115,6 +119,9 @@ def account(vm: Values, now: float) -> str:
     ]
     if vm["maintenance"]:
         lines.append(f"maintenance  {_window(vm['maintenance'])}")
+    if vm["busy"]:
+        until = f"until {clock(vm['busy']['until'])}"
+        lines.append(f"busy         {until}, as the guest says: {_quoted(vm['busy']['reason'])}")
     obstacle = f" ({shown(channel['obstacle'], TEXT_MAX)})" if channel["obstacle"] else ""
     lines += [
         f"channel      {channel['name']}: {channel['state']}{obstacle}",
@@ -134,7 +141,34 @@ def account(vm: Values, now: float) -> str:
         f"  {check['name']}: {check['status']}  {shown(check['text'], TEXT_MAX)}".rstrip()
         for check in checks
     ]
+    if vm["audit"]:
+        lines += ["", *_last_audit(vm["audit"])]
     return "\n".join([*lines, "", *_exchanges(vm["exchanges"])])
+
+
+def audit(audit: Values) -> str:
+    """Returns what an audit found, a line for each check."""
+    rows = [["CHECK", "STATUS", "TOOK", "TEXT"]]
+    rows += [
+        [check["name"], check["status"], milliseconds(check["duration"]), _quoted(check["text"])]
+        for check in audit["checks"]
+    ]
+    return "\n".join(_columns(rows)) if audit["checks"] else "the VM has no checks"
+
+
+def why_not_done(audit: Values, vm: Values) -> str:
+    """Says why an audit is not done, and what to do."""
+    outcome, said = audit["outcome"], _quoted(audit["text"])
+    if outcome == "unknown_check":
+        names = ", ".join(check["name"] for check in vm["checks"]) or "none"
+        return f"it has no check {audit['check']}; it has reported: {names}"
+    if outcome == "timeout":
+        return f"not every check ended within {audit['timeout']:g} s ({said}); see --timeout"
+    if outcome == "refused":
+        return f"the guest refused the audit: {said}"
+    if outcome == "interrupted":
+        return "the session ended before the answer; see vmhb explain"
+    return f"the guest did not answer within {audit['timeout']:g} s; see vmhb explain"
 
 
 def _health(vm: Values, now: float) -> str:
@@ -198,7 +232,29 @@ def _fault(fault: Values, now: float, measured: Values | None = None) -> list[st
         lines.append(f"    seen: when it was raised, {shown(evidence['measured'], TEXT_MAX)}")
         for reading in (evidence["reading"], measured["reading"] if measured else ""):
             then = NEXT_BY_READING.get(reading, then)
-    return [*lines, f"    next: {then}"]
+    audited = _findings(fault["audit"]) if fault.get("audit") else []
+    return [*lines, *(f"    {line}" for line in audited), f"    next: {then}"]
+
+
+def _last_audit(audit: Values) -> list[str]:
+    what = f"check {audit['check']}" if audit["check"] else "all checks"
+    took = "" if audit["took"] is None else f" after {audit['took']:.1f} s"
+    asked = f"of {what}, asked for at {clock(audit['at'])}: {audit['outcome']}{took}"
+    return [f"Last audit, {audit['level']}, {asked}", *(f"  {line}" for line in _findings(audit))]
+
+
+def _findings(audit: Values) -> list[str]:
+    lines = [
+        f"audit: {check['name']}: {check['status']}  {_quoted(check['text'])}".rstrip()
+        for check in audit["checks"]
+    ]
+    if audit["outcome"] != "done" or not lines:
+        lines.append(f"audit: {audit['outcome']}  {_quoted(audit['text'])}".rstrip())
+    return lines
+
+
+def _quoted(text: str) -> str:
+    return shown(text, TEXT_MAX)
 
 
 def _exchanges(exchanges: Sequence[Values]) -> list[str]:

@@ -242,11 +242,16 @@ class Engine:
     def samples(self) -> list[Sample]:
         """Returns the values of every VM and of the engine, as they are now."""
         watches = list(self._watches.values())
+        now = self._clock()
         samples = engine_samples(
             [watch.monitor.health for watch in watches],
             self._awareness.take_worst(),
             self._awareness.score,
             dict(self._totals),
+            {
+                "busy": sum(watch.monitor.is_busy(now) for watch in watches),
+                "perfdata-over": sum(watch.monitor.checks.figures_over for watch in watches),
+            },
         )
         for watch in watches:
             monitor = watch.monitor
@@ -256,6 +261,7 @@ class Engine:
                 monitor.current_rtt,
                 asdict(monitor.counters),
                 self._reporter.window(watch.uuid) is not None,
+                monitor.figures(),
             )
         return samples
 
@@ -297,6 +303,16 @@ class Engine:
         """Returns all that is known of one VM, as JSON values; LookupError for an unknown one."""
         explained: dict[str, Any] = self._call(lambda now: self._explain(uuid, now))
         return explained
+
+    def audit(self, uuid: str, check: str, detailed: bool, timeout: float | None) -> dict[str, Any]:
+        """Has a guest run a check now, or all for "", and returns the audit that began.
+
+        LookupError for an unknown VM, Refusal if it cannot be. How it ends is in `explain`.
+        """
+        began: dict[str, Any] = self._call(
+            lambda now: self._audit(uuid, check, detailed, timeout, now)
+        )
+        return began
 
     def pause(self, uuid: str, seconds: float, reason: str) -> dict[str, Any]:
         """Begins a maintenance of a VM, or of the host for "", and returns it as JSON values."""
@@ -629,10 +645,22 @@ class Engine:
             return "away"
         return "connected" if self._complete else "not read yet"
 
-    def _explain(self, uuid: str, now: float) -> dict[str, Any]:
+    def _watched(self, uuid: str) -> Watch:
         watch = self._watches.get(uuid)
         if watch is None:
             raise LookupError(f"no VM {shown(uuid)} is monitored here")
+        return watch
+
+    def _audit(
+        self, uuid: str, check: str, detailed: bool, timeout: float | None, now: float
+    ) -> dict[str, Any]:
+        watch = self._watched(uuid)
+        audit = watch.monitor.audit(check, detailed, timeout, now)
+        self._attend(watch, lambda watch, now: None, now)
+        return Eyes(now, self._wall()).audit(audit)
+
+    def _explain(self, uuid: str, now: float) -> dict[str, Any]:
+        watch = self._watched(uuid)
         eyes = Eyes(now, self._wall())
         faults = eyes.faults(self._reporter.incidents(), self._reporter.withheld())
         return eyes.account(

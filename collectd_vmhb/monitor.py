@@ -13,13 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Callable
 
+from collectd_vmhb.audits import Audit, Audits
+from collectd_vmhb.busy import Busy
 from collectd_vmhb.checks import Checks
 from collectd_vmhb.conduct import Conduct
 from collectd_vmhb.detector import Detector
 from collectd_vmhb.history import History
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.protocol import (
+    CAPS,
     Answered,
+    Audited,
     Closed,
     Match,
     Opened,
@@ -39,6 +43,7 @@ from collectd_vmhb.verdict import (
     Health,
     Severity,
 )
+from collectd_vmhb.wording import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +105,10 @@ class Monitor:
         self.counters = Counters()
         #: Round trip of the last beat in seconds; NaN before the first. See also `current_rtt`.
         self.rtt = math.nan
-        self.checks = Checks()
+        self.checks = Checks(settings.perfdata_max)
+        #: Made when the guest first says that it is busy, and when it is first audited.
+        self.busy: Busy | None = None
+        self.audits: Audits | None = None
         self.conduct = Conduct()
         #: There is no way in: silence is no fault of the guest's.
         self.unreachable = False
@@ -114,7 +122,8 @@ class Monitor:
         self._settings = settings
         self._phase = phase
         self._detector = Detector(policy)
-        self._session = Session(random, policy.interval, policy.timeout)
+        caps = CAPS if settings.busy_max else CAPS - {"busy"}
+        self._session = Session(random, policy.interval, policy.timeout, caps)
         self._connected = False
         self._next_challenge = math.inf
         self._probes = 0
@@ -163,6 +172,8 @@ class Monitor:
 
     def rebooted(self, now: float) -> None:
         """The guest boots again inside the same QEMU."""
+        if self.busy is not None:
+            self.busy.over(now)
         self._detector.reboot(now, self._settings.grace_after_reboot)
         self._settle(now, "rebooted")
 
@@ -175,6 +186,7 @@ class Monitor:
         self._probes = 0
         self._refusal = ""
         self.checks.connected()
+        self._interrupt_audit(now)
         self._session.connected()
         if not self.established:
             self._schedule(now)
@@ -187,6 +199,7 @@ class Monitor:
         """The channel is gone; the VM is held to its schedule all the same."""
         self._connected = False
         self.obstacle = obstacle
+        self._interrupt_audit(now)
         self._settle(now, "")
 
     def receive(self, data: bytes, now: float) -> None:
@@ -199,6 +212,9 @@ class Monitor:
         for event in events:
             if isinstance(event, Answered):
                 self._on_answer(event, now)
+            elif isinstance(event, Audited):
+                if self.audits is not None:
+                    self.audits.take(event, now)
             elif isinstance(event, Opened):
                 self._on_opened(event, now)
             elif isinstance(event, Closed):
@@ -217,13 +233,35 @@ class Monitor:
             self._due = None
             self.counters.misses += 1
             self.history.exchanged(self._sent, math.nan)
-            if not (self.barred or self.unreachable):
+            if not (self.barred or self.unreachable or self.is_busy(now)):
                 self._detector.miss(now)
         if self._due is None and now >= self._next_challenge:
             self._challenge(now)
+        if self.audits is not None:
+            self.audits.tick(now, self.health in ANSWERING)
         self._settle(now, "recovered")
 
+    def audit(self, check: str, detailed: bool, timeout: float | None, now: float) -> Audit:
+        """Has the guest run a check now, or all for ""; raises Refusal if that cannot be.
+
+        Without a ``timeout`` (in seconds) it is that of the settings.
+        """
+        if self.health not in ANSWERING:
+            raise Refusal(f"the VM is {self.health.value}: nobody would answer")
+        return self._made_audits().ask(check, detailed, timeout, now)
+
     # -- what the caller asks ---------------------------------------------------------------
+
+    def is_busy(self, now: float) -> bool:
+        """True while the guest is slow on purpose, and may be."""
+        return self.busy is not None and self.busy.lasts(now)
+
+    def figures(self) -> dict[str, float]:
+        """Returns what the checks measure, by name; nothing while challenges go unanswered."""
+        current = self.health in (Health.HEALTHY, Health.UNHEALTHY) and self._unanswered <= 1
+        if self.checks.figures is None or not current or not self._session.open:
+            return {}
+        return self.checks.figures.current()
 
     @property
     def health(self) -> Health:
@@ -286,11 +324,13 @@ class Monitor:
         wanted = self._next_challenge if self._due is None else self._due
         if self._must_establish and NOT_ESTABLISHED not in self._open:
             wanted = min(wanted, self._detector.grace_until)
-        return wanted
+        return wanted if self.audits is None else min(wanted, self.audits.deadline)
 
     def mute(self, now: float) -> bool:
         """True if the connection has carried nothing from the guest for MUTE seconds."""
-        return self._connected and now - self._heard > MUTE and self.health is not Health.PAUSED
+        if self.health is Health.PAUSED or self.is_busy(now):
+            return False
+        return self._connected and now - self._heard > MUTE
 
     def data_to_send(self) -> bytes:
         """Returns whole lines for the guest; forgets them if there is no connection."""
@@ -344,6 +384,7 @@ class Monitor:
 
     def _on_opened(self, event: Opened, now: float) -> None:
         self.counters.sessions += 1
+        self._interrupt_audit(now)
         self.checks.opened("checks" in event.caps)
         if self.health is Health.PAUSED:
             return
@@ -360,6 +401,9 @@ class Monitor:
 
     def _on_exit(self, event: Closed, now: float) -> None:
         self._detector.exit(now, self._settings.grace_after_reboot)
+        self._interrupt_audit(now)
+        if self.busy is not None:
+            self.busy.over(now)
         self.obstacle = "the guest's agent said that it leaves"
         if self.conduct.left(now):
             log.info("%s: the guest's agent leaves: %s", self.uuid, event.reason)
@@ -375,7 +419,9 @@ class Monitor:
         elif answer.match is Match.WRONG:
             self.counters.wrong += 1
             self.conduct.complain(now)
-        else:
+            return
+        self._take_busy(answer, now)
+        if answer.match is Match.CURRENT:
             self.counters.beats += 1
             self.rtt = now - self._sent
             self.history.exchanged(self._sent, self.rtt)
@@ -386,6 +432,15 @@ class Monitor:
                 # Many guests notice a new engine at once; from here on they are spread again.
                 self._next_challenge = _on_grid(self._next_challenge - self._phase * self._interval)
             self._detector.beat(self.checks.sick)
+
+    def _take_busy(self, answer: Answered, now: float) -> None:
+        if answer.busy is not None and answer.busy.seconds:
+            if self.busy is None:
+                self.busy = Busy(self.uuid, self._settings.busy_max)
+            self.busy.claim(answer.busy, now)
+        elif self.busy is not None and self._session.open:
+            # Who kept its session over a restart of ours cannot say it before the next one.
+            self.busy.over(now)
 
     # -- the faults that follow -------------------------------------------------------------
 
@@ -421,10 +476,29 @@ class Monitor:
             return
         for name in self._open.keys() - wanted.keys():
             self._events.append(FaultCleared(self.uuid, name, why))
+            if self.audits is not None and name.startswith(CHECK_PREFIX):
+                self.audits.fault_cleared(name[len(CHECK_PREFIX) :])
         for name, severity in wanted.items():
             if self._open.get(name) is not severity:
                 self._events.append(self._describe(name, severity, now))
+                if name.startswith(CHECK_PREFIX):
+                    self._audit_on_fault(name[len(CHECK_PREFIX) :], now)
         self._open = wanted
+
+    def _audit_on_fault(self, check: str, now: float) -> None:
+        if self._settings.audit_on_fault and self._session.can_audit:
+            audits = self._made_audits()
+            audits.fault_raised(check, now)
+            audits.tick(now, self.health in ANSWERING)
+
+    def _made_audits(self) -> Audits:
+        if self.audits is None:
+            self.audits = Audits(self.uuid, self._session, self._settings)
+        return self.audits
+
+    def _interrupt_audit(self, now: float) -> None:
+        if self.audits is not None:
+            self.audits.interrupt(now)
 
     def _describe(self, name: str, severity: Severity, now: float) -> FaultRaised:
         if name.startswith(CHECK_PREFIX):

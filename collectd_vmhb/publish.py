@@ -122,6 +122,7 @@ def vm_samples(
     rtt: float,
     counters: Mapping[str, int],
     maintenance: bool = False,
+    figures: Mapping[str, float] | None = None,
 ) -> list[Sample]:
     """Returns the values of one VM; the names are listed in docs/operations.md."""
     samples = [
@@ -130,17 +131,26 @@ def vm_samples(
     ]
     if not math.isnan(rtt):
         samples.append(Sample(uuid, "latency", "heartbeat", rtt))
-    return samples + [Sample(uuid, "derive", name, count) for name, count in counters.items()]
+    samples += [Sample(uuid, "derive", name, count) for name, count in counters.items()]
+    return samples + [Sample(uuid, "gauge", name, n) for name, n in (figures or {}).items()]
 
 
 def engine_samples(
-    healths: Iterable[Health], lateness: float, score: int, totals: Mapping[str, int]
+    healths: Iterable[Health],
+    lateness: float,
+    score: int,
+    totals: Mapping[str, int],
+    qualified: Mapping[str, int] | None = None,
 ) -> list[Sample]:
-    """Returns the engine's own values: VMs by health, lateness in seconds, totals by name."""
+    """Returns the engine's own values: VMs by health, lateness in seconds, totals by name.
+
+    ``qualified`` has numbers of VMs by what is true of them besides.
+    """
     counts = dict.fromkeys(Health, 0)
     for health in healths:
         counts[health] += 1
     samples = [Sample("", "gauge", f"vms-{health.value}", n) for health, n in counts.items()]
+    samples += [Sample("", "gauge", f"vms-{what}", n) for what, n in (qualified or {}).items()]
     samples.append(Sample("", "latency", "loop", lateness))
     samples.append(Sample("", "gauge", "awareness", score))
     samples += [Sample("", "derive", name, value) for name, value in totals.items()]

@@ -90,6 +90,17 @@ class Settings:
     evidence_text: EvidenceText = EvidenceText.NONE
     #: Channels attached per second to VMs that are found running; a starting VM does not wait.
     attach_rate: float = 1.0
+    #: How long a guest may say that it is slow on purpose, in all (collectd_vmhb.busy); 0: never.
+    #: Ten minutes let a package update or a file system check end; what takes longer is planned,
+    #: and the operator's to announce.
+    busy_max: float = 600.0
+    #: How long an audit may take if nobody says, the least time between two audits of one VM, and
+    #: whether a check that fails has the detailed one done.
+    audit_timeout: float = 30.0
+    audit_pace: float = 5.0
+    audit_on_fault: bool = True
+    #: Figures of health checks that are published of one VM.
+    perfdata_max: int = 16
     #: Period of the full comparison with libvirt, which catches what events did not tell.
     reconcile_interval: float = 30.0
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from collectd_vmhb.audits import Audit
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.evidence import MEANINGS, Finding
 from collectd_vmhb.incidents import Incident
@@ -40,6 +41,7 @@ class Eyes:
             "health": monitor.health.value,
             "since": self._date(monitor.history.since),
             "maintenance": window and window_values(window),
+            "busy": self._busy(monitor),
             "rtt": _number(monitor.current_rtt),
             "misses": monitor.counters.misses,
             "faults": faults,
@@ -55,7 +57,16 @@ class Eyes:
         finding: Finding | None = None,
     ) -> Values:
         """Returns all that is known of one VM; ``source`` told its policy."""
-        policy = monitor.policy
+        policy, audits = monitor.policy, monitor.audits
+        if audits is not None:
+            found = {"check." + check: audit for check, audit in audits.of_faults.items()}
+            faults = [
+                {**fault, "audit": self.audit(found[fault["name"]])}
+                if fault["name"] in found
+                else fault
+                for fault in faults
+            ]
+        last = audits.last if audits is not None else None
         return {
             **self.row(domain, monitor, faults, window),
             "domain": {
@@ -84,6 +95,30 @@ class Eyes:
                 {"name": check.name, "status": check.status.value, "text": check.text}
                 for check in sorted(monitor.checks.results.values(), key=lambda check: check.name)
             ],
+            "audit": last and self.audit(last),
+        }
+
+    def audit(self, audit: Audit) -> Values:
+        """Returns an audit, asked for or over."""
+        return {
+            "id": audit.id,
+            "at": self._date(audit.asked),
+            "check": audit.check,
+            "level": "detailed" if audit.detailed else "quick",
+            "timeout": audit.timeout,
+            "outcome": audit.outcome.value,
+            "took": _number(audit.took),
+            "text": audit.text,
+            "checks": [
+                {
+                    "name": check.name,
+                    "status": check.status.value,
+                    "text": check.text,
+                    "perfdata": check.perfdata,
+                    "duration": check.duration,
+                }
+                for check in sorted(audit.checks.values(), key=lambda check: check.name)
+            ],
         }
 
     def faults(
@@ -103,6 +138,11 @@ class Eyes:
             values.update(evidence=dict(fault.details))
             faults.setdefault(fault.uuid, []).append(values)
         return faults
+
+    def _busy(self, monitor: Monitor) -> Values | None:
+        if monitor.busy is None or not monitor.is_busy(self._now):
+            return None
+        return {"until": self._date(monitor.busy.until), "reason": monitor.busy.reason}
 
     def _date(self, moment: float) -> float | None:
         return _number(self._wall - (self._now - moment))

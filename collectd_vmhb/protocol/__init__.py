@@ -7,6 +7,8 @@ Knows no clock, no socket and no policy; ``docs/protocol.md`` is its specificati
 
 from collectd_vmhb.protocol.lines import LineSplitter, TooLong
 from collectd_vmhb.protocol.messages import (
+    CHECK_NAME,
+    BusyClaim,
     Check,
     CheckReport,
     CheckStatus,
@@ -14,7 +16,9 @@ from collectd_vmhb.protocol.messages import (
     clean_text,
 )
 from collectd_vmhb.protocol.session import (
+    CAPS,
     Answered,
+    Audited,
     Closed,
     Match,
     Opened,
@@ -24,7 +28,11 @@ from collectd_vmhb.protocol.session import (
 )
 
 __all__ = [
+    "CAPS",
+    "CHECK_NAME",
     "Answered",
+    "Audited",
+    "BusyClaim",
     "Check",
     "CheckReport",
     "CheckStatus",

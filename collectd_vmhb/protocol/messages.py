@@ -28,6 +28,9 @@ CHECKS_MAX = 64
 TEXT_MAX = 1024
 PERFDATA_MAX = 512
 AGE_MAX_MS = 10 * 365 * 24 * 3600 * 1000
+REASON_MAX = 191
+#: What a guest may say about an audit as a whole.
+OUTCOMES = ("done", "timeout", "unknown_check", "refused")
 
 CHECK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 #: Control, line and paragraph separators, bidi overrides, and half surrogate pairs.
@@ -80,6 +83,14 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
+class BusyClaim:
+    """The guest will be slow on purpose for so many seconds; 0: it is not any more."""
+
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Init:
     """The guest asks for a session; ``caps`` is None for a guest without our extension."""
 
@@ -99,6 +110,18 @@ class ChallengeResponse:
     log_msg: str
     report: CheckReport | None
     well_formed: bool = True
+    busy: BusyClaim | None = None
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """The answer to an audit, or a part of it; ``more`` announces the next part."""
+
+    id: int
+    outcome: str
+    log_msg: str
+    checks: tuple[Check, ...]
+    more: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,7 @@ class Unsupported:
     msg_type: str
 
 
-Message = Union[Init, ChallengeResponse, Exit, Unsupported]
+Message = Union[Init, ChallengeResponse, AuditResult, Exit, Unsupported]
 
 
 def clean_text(text: str, limit: int) -> str:
@@ -218,26 +241,32 @@ def _read_challenge_response(fields: dict[str, Any]) -> ChallengeResponse:
     health = _string(fields, "heartbeat_health")
     if health not in ("healthy", "unhealthy"):
         raise ProtocolError("failed to parse heartbeat_health")
+    ours = _object(fields, "vmhb")
     return ChallengeResponse(
         response=_integer(fields, "heartbeat_response", 0, CHALLENGE_MAX),
         healthy=health == "healthy",
         log_msg=clean_text(_string(fields, "log_msg", ""), TEXT_MAX),
-        report=_read_report(_object(fields, "vmhb")),
+        report=_read_report(ours),
+        busy=_read_busy(ours),
     )
 
 
 def _read_report(ours: dict[str, Any] | None) -> CheckReport | None:
     if ours is None or "checks" not in ours:
         return None
-    checks, more = ours["checks"], ours.get("more", False)
+    checks, more = _read_checks(ours["checks"], ours.get("more", False))
+    return CheckReport(checks, more)
+
+
+def _read_checks(checks: Any, more: Any) -> tuple[tuple[Check, ...], bool]:
     if not isinstance(checks, list) or len(checks) > CHECKS_MAX or not isinstance(more, bool):
-        raise ProtocolError("failed to parse vmhb.checks")
-    return CheckReport(checks=tuple(_read_check(check) for check in checks), more=more)
+        raise ProtocolError("failed to parse checks")
+    return tuple(_read_check(check) for check in checks), more
 
 
 def _read_check(fields: Any) -> Check:
     if not isinstance(fields, dict):
-        raise ProtocolError("failed to parse vmhb.checks")
+        raise ProtocolError("failed to parse checks")
     name = _string(fields, "name")
     if not CHECK_NAME.fullmatch(name):
         raise ProtocolError("failed to parse the name of a check")
@@ -255,6 +284,30 @@ def _read_check(fields: Any) -> Check:
     )
 
 
+def _read_busy(ours: dict[str, Any] | None) -> BusyClaim | None:
+    busy = _object(ours, "busy") if ours is not None else None
+    if busy is None:
+        return None
+    return BusyClaim(
+        reason=clean_text(_string(busy, "reason"), REASON_MAX),
+        seconds=_integer(busy, "for_ms", 0, AGE_MAX_MS) / 1000,
+    )
+
+
+def _read_audit_result(fields: dict[str, Any]) -> AuditResult:
+    outcome = _string(fields, "outcome")
+    if outcome not in OUTCOMES:
+        raise ProtocolError("failed to parse outcome")
+    checks, more = _read_checks(fields.get("checks", []), fields.get("more", False))
+    return AuditResult(
+        id=_integer(fields, "id", 1, CHALLENGE_MAX),
+        outcome=outcome,
+        log_msg=clean_text(_string(fields, "log_msg", ""), TEXT_MAX),
+        checks=checks,
+        more=more,
+    )
+
+
 def _read_exit(fields: dict[str, Any]) -> Exit:
     return Exit(clean_text(_string(fields, "log_msg", ""), TEXT_MAX))
 
@@ -268,5 +321,6 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _READERS: dict[str, Callable[[dict[str, Any]], Message]] = {
     "init": _read_init,
     "challenge_response": _read_challenge_response,
+    "audit_result": _read_audit_result,
     "exit": _read_exit,
 }

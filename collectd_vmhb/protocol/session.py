@@ -22,10 +22,14 @@ from typing import Callable, Union
 from collectd_vmhb.protocol.lines import BASE_MAX_LINE, MAX_LINE, LineSplitter, TooLong
 from collectd_vmhb.protocol.messages import (
     NACK_TEXT_MAX,
+    AuditResult,
+    BusyClaim,
     ChallengeResponse,
+    Check,
     CheckReport,
     Exit,
     Init,
+    Message,
     ProtocolError,
     Unsupported,
     decode,
@@ -33,7 +37,7 @@ from collectd_vmhb.protocol.messages import (
 )
 
 #: What we speak beyond the published protocol.
-CAPS = frozenset({"checks", "interval"})
+CAPS = frozenset({"audit", "busy", "checks", "interval"})
 #: How many past values are told apart from values that were never ours.
 REMEMBERED = 64
 #: Nacks between two answers: the published client never reacts to one, so more are only noise.
@@ -53,12 +57,14 @@ TRANSITIONS: dict[SessionState, dict[type, SessionState]] = {
     SessionState.WAITING_INIT: {
         Init: SessionState.OPEN,
         ChallengeResponse: SessionState.WAITING_INIT,
+        AuditResult: SessionState.WAITING_INIT,
         Exit: SessionState.WAITING_INIT,
         Unsupported: SessionState.WAITING_INIT,
     },
     SessionState.OPEN: {
         Init: SessionState.OPEN,
         ChallengeResponse: SessionState.OPEN,
+        AuditResult: SessionState.OPEN,
         Exit: SessionState.WAITING_INIT,
         Unsupported: SessionState.OPEN,
     },
@@ -91,6 +97,18 @@ class Answered:
     log_msg: str
     report: CheckReport | None
     well_formed: bool
+    busy: BusyClaim | None = None
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The guest answered an audit, or a part of it."""
+
+    id: int
+    outcome: str
+    log_msg: str
+    checks: tuple[Check, ...]
+    more: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ class Refused:
     reason: str
 
 
-SessionEvent = Union[Opened, Answered, Closed, Refused]
+SessionEvent = Union[Opened, Answered, Audited, Closed, Refused]
 
 
 class Session:
@@ -115,12 +133,20 @@ class Session:
 
     After each `receive`, send what `data_to_send` returns. ``random`` gives an int in
     1 ... 2**31 - 1; ``interval`` and ``timeout`` (seconds) are told to guests that can know them.
+    ``caps`` is what this end agrees to.
     """
 
-    def __init__(self, random: Callable[[], int], interval: float, timeout: float) -> None:
+    def __init__(
+        self,
+        random: Callable[[], int],
+        interval: float,
+        timeout: float,
+        caps: frozenset[str] = CAPS,
+    ) -> None:
         self.state = SessionState.WAITING_INIT
         self.caps: frozenset[str] = frozenset()
         self.extended = False
+        self._spoken = caps
         self._random = random
         self._interval_ms = round(interval * 1000)
         self._timeout_ms = round(timeout * 1000)
@@ -138,6 +164,11 @@ class Session:
     def open(self) -> bool:
         """True between a guest's init and its exit, on one connection."""
         return self.state is SessionState.OPEN
+
+    @property
+    def can_audit(self) -> bool:
+        """True while the guest may be asked for audits."""
+        return self.open and "audit" in self.caps
 
     def connected(self) -> None:
         """A new connection: nothing of the last one is agreed, its answers may still come."""
@@ -157,6 +188,13 @@ class Session:
             value = self._random()
         self._outstanding = value
         self._send("challenge", heartbeat_challenge=value)
+
+    def audit(self, check: str, level: str, timeout: float) -> int:
+        """Asks for an audit, which must be among `caps`; returns the id that the answer has."""
+        number = self._random()
+        timeout_ms = round(timeout * 1000)
+        self._send("audit", id=number, check=check, level=level, timeout_ms=timeout_ms)
+        return number
 
     def withdraw(self) -> None:
         """Gives the outstanding challenge up: an answer to it is late from now on."""
@@ -185,7 +223,7 @@ class Session:
                 events.append(event)
         return events
 
-    def _apply(self, message: Init | ChallengeResponse | Exit | Unsupported) -> SessionEvent | None:
+    def _apply(self, message: Message) -> SessionEvent | None:
         was_open = self.open
         self.state = TRANSITIONS[self.state][type(message)]
         if isinstance(message, Init):
@@ -194,17 +232,22 @@ class Session:
             if not was_open:
                 self._ask_for_init()
             return self._answered(message)
+        if isinstance(message, AuditResult) and was_open and "audit" in self.caps:
+            return Audited(
+                message.id, message.outcome, message.log_msg, message.checks, message.more
+            )
         if isinstance(message, Exit):
             return Closed(message.log_msg)
         # action_response belongs to the published protocol's voting, which we do not start.
-        if message.msg_type != "action_response":
-            self._nack(f"unsupported message type: {message.msg_type}")
+        msg_type = message.msg_type if isinstance(message, Unsupported) else "audit_result"
+        if msg_type != "action_response":
+            self._nack(f"unsupported message type: {msg_type}")
         return None
 
     def _opened(self, init: Init) -> Opened:
         self._invocation_id = init.invocation_id
         self.extended = init.caps is not None
-        self.caps = (init.caps or frozenset()) & CAPS
+        self.caps = (init.caps or frozenset()) & self._spoken
         agreed: dict[str, object] = {}
         if self.extended:
             agreed["vmhb"] = {
@@ -230,6 +273,7 @@ class Session:
             log_msg=answer.log_msg,
             # What was not agreed on this connection is not used.
             report=answer.report if "checks" in self.caps else None,
+            busy=answer.busy if "busy" in self.caps else None,
             well_formed=answer.well_formed,
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from collectd_vmhb import (
+    audits,
     channel,
     conduct,
     config,
@@ -184,7 +185,8 @@ def test_every_value_is_described() -> None:
     engine.run(Nobody())
     engine._waker.close()
     counters = dict.fromkeys(monitor.Counters.__dataclass_fields__, 0)
-    samples += publish.vm_samples("uuid", Health.HEALTHY, 0.1, counters)
+    figures = {"perf.CHECK.LABEL": 1.0}
+    samples += publish.vm_samples("uuid", Health.HEALTHY, 0.1, counters, figures=figures)
     of_vm, of_engine = section(OPERATIONS, "Values").split("For the engine,")
     for text, instance in ((of_vm, "uuid"), (of_engine, "")):
         described = {(row[0], row[1]) for row in rows(text)}
@@ -199,6 +201,7 @@ def test_the_transitions_of_a_session_are_those_of_the_code() -> None:
     heads = {
         messages.Init: "`init`",
         messages.ChallengeResponse: "`challenge_response`",
+        messages.AuditResult: "`audit_result`",
         messages.Exit: "`exit`",
         messages.Unsupported: "any other",
     }
@@ -216,6 +219,9 @@ def test_the_limits_of_the_wire_are_those_of_the_code() -> None:
         "TEXT_MAX": messages.TEXT_MAX,
         "PERFDATA_MAX": messages.PERFDATA_MAX,
         "AGE_MAX_MS": messages.AGE_MAX_MS,
+        "REASON_MAX": messages.REASON_MAX,
+        "TIMEOUT_MAX": audits.TIMEOUT_MAX,
+        "SLACK": audits.SLACK,
         "REMEMBERED": session.REMEMBERED,
         "NACKS_MAX": session.NACKS_MAX,
         "MESSAGES_PER_SECOND": conduct.MESSAGES_PER_SECOND,

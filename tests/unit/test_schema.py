@@ -104,13 +104,17 @@ def examples() -> dict[str, dict[str, Any]]:
     for text in re.findall(r"[<>] (\{.*?\})\n(?=[<>]| {20}|$)", session, re.DOTALL):
         body = text.replace("{… ", "{" + header, 1)
         message = json.loads(body)
-        found.setdefault(message["msg_type"], message)
+        kind = message["msg_type"] + " ".join(message.get("vmhb", {}))
+        found.setdefault(kind, message)
     return found
 
 
 def test_the_session_on_the_page_validates() -> None:
     found = examples()
-    assert set(found) >= {"init", "init_ack", "challenge", "challenge_response", "exit"}
+    kinds = {message["msg_type"] for message in found.values()}
+    assert kinds >= {"init", "init_ack", "challenge", "challenge_response", "exit"}
+    assert kinds >= {"audit", "audit_result"}
+    assert any("busy" in message.get("vmhb", {}) for message in found.values())
     for message in found.values():
         VALIDATOR.validate(message)
 

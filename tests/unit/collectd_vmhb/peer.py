@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy
@@ -13,24 +15,25 @@ from collectd_vmhb.verdict import FaultRaised
 
 POLICY = Policy(1.0, 0.9, 5, 3, 300.0, False, "org.openstack.vmhb.0")
 INIT = b'{"version":3,"msg_type":"init","invocation_id":7,"heartbeat_interval_ms":1000%s}\n'
-VMHB = b',"vmhb":{"caps":["checks"],"max_line":16384}'
+VMHB = b',"vmhb":{"caps":%s,"max_line":16384}'
 
 
 class Peer:
     """A monitor, its clock, and a guest that says what a test wants it to say."""
 
-    def __init__(self, policy: Policy = POLICY) -> None:
+    def __init__(self, policy: Policy = POLICY, settings: Settings | None = None) -> None:
         numbers = itertools.count(1)
         self.now = 0.0
-        self.monitor = Monitor("uuid", policy, Settings(), lambda: next(numbers))
+        self.monitor = Monitor("uuid", policy, settings or Settings(), lambda: next(numbers))
         self.monitor.start(0.0, policy.grace_period, expected=False)
         self.monitor.connected(0.0)
         self.challenge = 0
         self.sent: list[float] = []
+        self.said: list[dict[str, Any]] = []
         self.faults: list[str] = []
 
-    def open(self, extended: bool = False) -> None:
-        self.say(INIT % (VMHB if extended else b""))
+    def open(self, extended: bool = False, caps: Sequence[str] = ("checks",)) -> None:
+        self.say(INIT % (VMHB % json.dumps(caps).encode() if extended else b""))
 
     def say(self, data: bytes) -> None:
         self.monitor.receive(data, self.now)
@@ -48,8 +51,11 @@ class Peer:
 
     def collect(self) -> None:
         for line in self.monitor.data_to_send().splitlines():
-            message = json.loads(line or "{}")
-            if message.get("msg_type") == "challenge":
+            if not line:
+                continue
+            message = json.loads(line)
+            self.said.append(message)
+            if message["msg_type"] == "challenge":
                 self.challenge = message["heartbeat_challenge"]
                 self.sent.append(self.now)
         for event in self.monitor.events():

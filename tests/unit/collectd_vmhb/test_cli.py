@@ -22,6 +22,7 @@ def vm(number: int, name: str) -> dict[str, Any]:
         "health": "healthy",
         "since": None,
         "maintenance": None,
+        "busy": None,
         "rtt": 0.0017,
         "misses": 0,
         "faults": [],
@@ -56,6 +57,7 @@ class Served:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.asked: list[dict[str, Any]] = []
+        self.audit: dict[str, Any] = {}
         self.server = ControlServer(path, self.reply)
         self.server.start()
 
@@ -63,7 +65,17 @@ class Served:
         request = json.loads(line)
         if request["command"] == "status":
             return {"ok": STATUS}
+        if request["command"] == "explain":
+            # An audit is seen to run once before it is over.
+            over = len(self.asked) > 1
+            self.asked.append(request)
+            checks = [{"name": "app", "status": "ok", "text": "", "perfdata": ""}]
+            running = {**self.audit, "outcome": "running", "checks": []}
+            said = {"audit": self.audit if over else running, "checks": checks}
+            return {"ok": {**VMS[0], **said}}
         self.asked.append(request)
+        if request["command"] == "audit":
+            return {"ok": self.audit} if self.audit else {"error": "too soon"}
         if request["command"] == "detach" and request["vm"] != OFF["uuid"]:
             return {"error": "it is monitored"}
         return {"ok": "a.port" if request["command"] == "detach" else {"until": 1.7e9}}
@@ -194,4 +206,64 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("status", "explain", "pause", "resume", "detach"))
+    assert all(
+        command in text for command in ("status", "explain", "audit", "pause", "resume", "detach")
+    )
+
+
+def audit(outcome: str, text: str = "", **statuses: str) -> dict[str, Any]:
+    found = {"text": "too many\x1b[31m clients", "perfdata": "", "duration": 0.412}
+    return {
+        "id": 7,
+        "check": "disk",
+        "level": "detailed",
+        "timeout": 30.0,
+        "outcome": outcome,
+        "text": text,
+        "checks": [{"name": name, "status": status, **found} for name, status in statuses.items()],
+    }
+
+
+def test_an_audit_is_awaited_and_shown(engine: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.audit = audit("done", app="critical", disk="ok")
+    assert engine.run("audit", "web", "--check", "disk", "--detailed", "--timeout", "1m") == 0
+    asked = engine.asked[0]
+    assert (asked["vm"], asked["check"], asked["detailed"]) == (VMS[0]["uuid"], "disk", True)
+    assert asked["seconds"] == 60
+    assert capsys.readouterr().out.splitlines() == [
+        "CHECK  STATUS    TOOK      TEXT",
+        "app    critical  412.0 ms  too many?[31m clients",
+        "disk   ok        412.0 ms  too many?[31m clients",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown", "words"),
+    [
+        ("timeout", True, "not every check ended within 30 s (no result of disk)"),
+        ("unknown_check", False, "it has no check disk; it has reported: app"),
+        ("refused", False, "the guest refused the audit: no result of disk"),
+        ("unanswered", False, "the guest did not answer within 30 s; see vmhb explain"),
+        ("interrupted", False, "the session ended before the answer"),
+    ],
+)
+def test_an_audit_that_is_not_done_says_why(
+    engine: Served, capsys: pytest.CaptureFixture[str], outcome: str, shown: bool, words: str
+) -> None:
+    found = {"app": "ok"} if shown else {}
+    engine.audit = audit(outcome, "no result of disk", **found)
+    assert engine.run("audit", "web") == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"vmhb: VM web: {words}")
+    assert ("app" in said.out) is shown
+
+
+def test_an_audit_for_machines_and_one_that_cannot_be(
+    engine: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.audit = audit("done", app="ok")
+    assert engine.run("audit", "web", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == engine.audit
+    engine.audit = {}
+    assert engine.run("audit", "web") == 1
+    assert capsys.readouterr().err == "vmhb: no audit of VM web: too soon\n"

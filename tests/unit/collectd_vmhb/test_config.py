@@ -67,6 +67,11 @@ EVERY_KEY: dict[str, tuple[tuple[object, ...], object]] = {
     "HoldDown": ((10.0,), 10.0),
     "EvidenceText": (("Redacted",), EvidenceText.REDACTED),
     "AttachRate": ((0.5,), 0.5),
+    "BusyMax": ((120.0,), 120.0),
+    "AuditTimeout": ((60.0,), 60.0),
+    "AuditPace": ((10.0,), 10.0),
+    "AuditOnFault": ((False,), False),
+    "PerfdataMax": ((4.0,), 4),
     "ReconcileInterval": ((15.0,), 15.0),
     "FlavorPolicy": (
         ("hb.*", "vmhb:enabled=true", "vmhb:interval=2"),

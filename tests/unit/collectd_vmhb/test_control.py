@@ -45,6 +45,12 @@ class Engine:
             raise LookupError(f"no VM {uuid} is monitored here")
         return {"uuid": uuid}
 
+    def audit(self, uuid: str, check: str, detailed: bool, timeout: float | None) -> dict[str, Any]:
+        if check == "soon":
+            raise Refusal("too soon")
+        self.asked.append(("audit", uuid, check, detailed, timeout))
+        return {"id": 7}
+
     def pause(self, uuid: str, seconds: float, reason: str) -> dict[str, Any]:
         self.asked.append(("pause", uuid, seconds, reason))
         return {"until": 1.0}
@@ -64,6 +70,7 @@ def said(request: object) -> dict[str, Any]:
     return answer(Engine(), line)
 
 
+AUDIT = {"command": "audit", "vm": "vm"}
 PAUSE = {"command": "pause", "vm": "vm", "seconds": 60, "reason": "a new disk"}
 
 
@@ -81,6 +88,15 @@ PAUSE = {"command": "pause", "vm": "vm", "seconds": 60, "reason": "a new disk"}
         ({"command": "explain", "vm": "busy"}, "too busy"),
         ({"command": "detach", "vm": "other"}, "it is monitored"),
         ({"command": "explain", "vm": "broken"}, "collectd's log"),
+        ({**AUDIT, "vm": None}, "vm must be"),
+        ({**AUDIT, "check": 7}, "the name of a check"),
+        ({**AUDIT, "check": "a b"}, "the name of a check"),
+        ({**AUDIT, "check": "x" * 49}, "the name of a check"),
+        ({**AUDIT, "check": "soon"}, "too soon"),
+        ({**AUDIT, "detailed": 1}, "detailed must be"),
+        ({**AUDIT, "seconds": 0}, "1 s to 10 min"),
+        ({**AUDIT, "seconds": 601}, "1 s to 10 min"),
+        ({**AUDIT, "seconds": float("nan")}, "1 s to 10 min"),
         ({**PAUSE, "seconds": 0}, "at most 30 days"),
         ({**PAUSE, "seconds": -1}, "at most 30 days"),
         ({**PAUSE, "seconds": LONGEST + 1}, "at most 30 days"),
@@ -97,6 +113,14 @@ def test_a_request_that_cannot_be_done_is_answered_with_the_reason(
     reply = said(request_)
     assert list(reply) == ["error"]
     assert error in reply["error"]
+
+
+def test_an_audit_is_asked_for_as_it_was_said() -> None:
+    engine = Engine()
+    request = {**AUDIT, "check": "app", "detailed": True, "seconds": 2.5}
+    assert answer(engine, json.dumps(request).encode()) == {"ok": {"id": 7}}
+    assert answer(engine, json.dumps(AUDIT).encode()) == {"ok": {"id": 7}}
+    assert engine.asked == [("audit", "vm", "app", True, 2.5), ("audit", "vm", "", False, None)]
 
 
 def test_requests_reach_the_engine_as_they_were_meant() -> None:

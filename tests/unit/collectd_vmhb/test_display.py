@@ -256,3 +256,27 @@ def test_every_fault_has_something_to_do_next() -> None:
 )
 def test_a_span_is_told_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert display.span(seconds) == text
+
+
+def test_busy_and_audits_are_shown_where_one_looks() -> None:
+    peer = Peer()
+    peer.open(extended=True, caps=["audit", "busy", "checks"])
+    check = {"name": "app", "status": "critical", "since_ms": 0, "duration_ms": 1}
+    busy = {"reason": "fsck\x07of /", "for_ms": 60000}
+    peer.answer(vmhb={"checks": [check], "more": False, "busy": busy})
+    (asked,) = [message for message in peer.said if message["msg_type"] == "audit"]
+    found = [{**check, "text": "port 5432: refused"}]
+    result = {"version": 3, "msg_type": "audit_result", "id": asked["id"], "outcome": "done"}
+    failed = replace(LOST, name="check.app", text="health check app is critical")
+    assert "audit: running" in account(peer, failed)
+    peer.say(json.dumps({**result, "checks": found}).encode() + b"\n")
+    assert "unhealthy, busy" in status(peer)
+    text = account(peer, failed)
+    assert "busy         until 2023-11-14" in text
+    assert "as the guest says: fsck of /" in text
+    why = text.index("why:  health check app is critical")
+    assert (
+        why < text.index("    audit: app: critical  port 5432: refused") < text.index("Health ch")
+    )
+    assert "Last audit, detailed, of check app, asked for at 2023" in text
+    assert ": done after 0.0 s" in text

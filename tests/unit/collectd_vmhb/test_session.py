@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from collectd_vmhb.protocol import Answered, Closed, Match, Opened, Refused, Session
-from collectd_vmhb.protocol.messages import ChallengeResponse, Exit, Init, Unsupported
+from collectd_vmhb.protocol import CAPS, Answered, Audited, Closed, Match, Opened, Refused, Session
+from collectd_vmhb.protocol.messages import AuditResult, ChallengeResponse, Exit, Init, Unsupported
 from collectd_vmhb.protocol.session import NACKS_MAX, TRANSITIONS, SessionState
 
 
@@ -47,7 +47,13 @@ REPORT = {
 
 def test_every_state_says_what_every_message_does_to_it() -> None:
     for state in SessionState:
-        assert set(TRANSITIONS[state]) == {Init, ChallengeResponse, Exit, Unsupported}
+        assert set(TRANSITIONS[state]) == {
+            Init,
+            ChallengeResponse,
+            AuditResult,
+            Exit,
+            Unsupported,
+        }
 
 
 def test_a_published_guest_gets_an_acknowledgement_without_extension() -> None:
@@ -69,7 +75,7 @@ def test_our_guest_is_told_what_is_agreed() -> None:
     s.receive(init(vmhb=VMHB))
     (ack,) = sent(s)
     assert ack["vmhb"] == {
-        "caps": ["checks"],
+        "caps": ["busy", "checks"],
         "interval_ms": 1000,
         "timeout_ms": 900,
         "max_line": 16384,
@@ -169,3 +175,87 @@ def test_a_line_above_the_limit_is_refused_and_the_next_one_read(extended: bool)
     limit = 16384 if extended else 4 * 1056
     events = s.receive(b'{"a":"' + b"x" * limit + b'"}\n' + answer(3))
     assert [type(event) for event in events] == [Refused, Answered]
+
+
+AUDIT = {"version": 3, "msg_type": "audit_result", "id": 1, "outcome": "done"}
+
+
+def test_an_audit_has_an_id_and_its_answer_is_an_event() -> None:
+    s = session()
+    s.receive(init(vmhb={"caps": ["audit"], "max_line": 16384}))
+    assert s.can_audit
+    sent(s)
+    number = s.audit("app", "detailed", 2.5)
+    (asked,) = sent(s)
+    assert (asked["msg_type"], asked["id"], asked["check"]) == ("audit", number, "app")
+    assert (asked["level"], asked["timeout_ms"]) == ("detailed", 2500)
+    (event,) = s.receive(json.dumps({**AUDIT, "id": number, **REPORT}).encode() + b"\n")
+    assert isinstance(event, Audited)
+    assert (event.id, event.outcome, [check.name for check in event.checks]) == (
+        number,
+        "done",
+        ["app"],
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": 0},
+        {"id": True},
+        {"id": 2**31},
+        {"outcome": "well"},
+        {"outcome": None},
+        {"checks": {}},
+        {"checks": [{}]},
+        {"checks": [REPORT["checks"][0]] * 65},  # type: ignore[index]
+        {"more": 1},
+        {"log_msg": 7},
+    ],
+)
+def test_a_wrong_answer_to_an_audit_is_refused_as_a_whole(wrong: dict[str, Any]) -> None:
+    s = session()
+    s.receive(init(vmhb={"caps": ["audit"], "max_line": 16384}))
+    (event,) = s.receive(json.dumps({**AUDIT, **wrong}).encode() + b"\n")
+    assert isinstance(event, Refused)
+
+
+def test_audits_and_busy_are_nothing_where_they_were_not_agreed() -> None:
+    s = session()
+    s.receive(init(vmhb={"caps": ["checks"], "max_line": 16384}))
+    assert not s.can_audit
+    sent(s)
+    assert s.receive(json.dumps(AUDIT).encode() + b"\n") == []
+    (nack,) = sent(s)
+    assert nack["log_msg"] == "unsupported message type: audit_result"
+    (event,) = s.receive(answer(1, vmhb={"busy": {"reason": "x", "for_ms": 9}}))
+    assert isinstance(event, Answered)
+    assert event.busy is None
+
+
+def test_a_guest_says_that_it_is_busy_in_words_that_are_safe_to_print() -> None:
+    s = session()
+    s.receive(init(vmhb=VMHB))
+    (event,) = s.receive(answer(1, vmhb={"busy": {"reason": "up\x1b[31m\n" * 99, "for_ms": 1500}}))
+    assert isinstance(event, Answered)
+    assert event.busy is not None
+    assert event.busy.seconds == 1.5
+    assert len(event.busy.reason) <= 191
+    assert event.busy.reason.isprintable()
+
+
+@pytest.mark.parametrize(
+    "busy", [[], 7, {}, {"reason": "x"}, {"reason": 1, "for_ms": 1}, {"reason": "", "for_ms": -1}]
+)
+def test_a_wrong_busy_is_refused_with_its_answer(busy: object) -> None:
+    s = session()
+    s.receive(init(vmhb=VMHB))
+    (event,) = s.receive(answer(1, vmhb={"busy": busy}))
+    assert isinstance(event, Refused)
+
+
+def test_a_host_that_grants_no_busy_does_not_agree_to_it() -> None:
+    s = Session(lambda: 1, 1.0, 0.9, CAPS - {"busy"})
+    s.connected()
+    s.receive(init(vmhb={"caps": sorted(CAPS), "max_line": 16384}))
+    assert sent(s)[0]["vmhb"]["caps"] == ["audit", "checks", "interval"]
