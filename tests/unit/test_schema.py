@@ -16,11 +16,17 @@ import pytest
 from collectd_vmhb.protocol import messages
 from vmhb_conformance import shape
 from vmhb_guest import wire
+from vmhb_guest.session import AUDIT_TIMEOUT_MAX_MS
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "protocol.schema.json").read_text("ascii"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-VARIABLES = {"$challenge": "1", "$previous_invocation_id": "1", "$invocation_id": "1"}
+VARIABLES = {
+    "$challenge": "1",
+    "$audit": "1",
+    "$previous_invocation_id": "1",
+    "$invocation_id": "1",
+}
 #: Cases about what a reader forgives: a sender may not rely on it, and the schema is for senders.
 FORGIVING = {
     "base: key order, further keys and a later version do not matter",
@@ -66,6 +72,8 @@ def agent_takes(message: dict[str, Any]) -> bool | None:
     }
     if msg_type not in numbers:
         return None
+    if msg_type == "audit" and not wire.integer(message, "timeout_ms", 1, AUDIT_TIMEOUT_MAX_MS):
+        return False
     return wire.integer(message, numbers[msg_type], 0, wire.MAX_INT31) is not None
 
 

@@ -30,14 +30,14 @@ class Player:
         self.monitor = Monitor("uuid", POLICY, Settings(), lambda: next(numbers))
         self.monitor.start(0.0, POLICY.grace_period, expected=False)
         self.sent: list[dict[str, Any]] = []
-        self.challenge = 0
+        self.challenge = self.audit_id = 0
         self.open: set[str] = set()
         self.changes: list[str] = []
 
     def play(self, step: dict[str, Any]) -> None:
         self.pass_time(step["at"])
         (kind,) = set(step) - {"at", "times"}
-        if kind in ("port", "receive", "domain"):
+        if kind in ("port", "receive", "domain", "audit"):
             assert self.sent == [], f"sent, not expected before {step}"
             self.changes.clear()
         getattr(self, kind)(step[kind], **({"times": step["times"]} if "times" in step else {}))
@@ -55,6 +55,7 @@ class Player:
             if line:
                 self.sent.append(json.loads(line))
                 self.challenge = self.sent[-1].get("heartbeat_challenge", self.challenge)
+                self.audit_id = self.sent[-1].get("id", self.audit_id)
         for event in self.monitor.events():
             if isinstance(event, FaultRaised):
                 self.open.add(event.name)
@@ -77,7 +78,21 @@ class Player:
 
     def receive(self, text: str, times: int = 1) -> None:
         text = text.replace("$challenge", str(self.challenge))
+        text = text.replace("$audit", str(self.audit_id))
         self.monitor.receive(text.encode("latin-1") * times, self.now)
+
+    def audit(self, of: dict[str, Any]) -> None:
+        detailed = of["level"] == "detailed"
+        self.monitor.audit(of.get("check", ""), detailed, of["timeout"], self.now)
+
+    def audited(self, wanted: dict[str, Any]) -> None:
+        assert self.monitor.audits is not None
+        last = self.monitor.audits.last
+        assert last is not None
+        assert {"outcome": last.outcome.value, "checks": sorted(last.checks)} == wanted
+
+    def busy(self, wanted: bool) -> None:
+        assert self.monitor.is_busy(self.now) is wanted
 
     def expect(self, wanted: dict[str, Any]) -> None:
         assert self.sent, f"nothing sent, expected {wanted}"

@@ -29,7 +29,7 @@ class Player:
     def play(self, step: dict[str, Any]) -> None:
         self.pass_time(step["at"])
         (kind,) = set(step) - {"at", "times"}
-        if kind not in ("expect", "expect_none"):
+        if kind not in ("expect", "expect_none", "audit"):
             assert self.sent == [], f"sent, not expected before {step}"
         getattr(self, kind)(step[kind], **({"times": step["times"]} if "times" in step else {}))
         self.collect()
@@ -64,9 +64,23 @@ class Player:
         self.session.expect_checks(names, self.now)
 
     def result(self, given: dict[str, Any]) -> None:
+        self.session.check_result(self.as_result(given))
+
+    def as_result(self, given: dict[str, Any]) -> CheckResult:
         fields = {"perfdata": "", "since": self.now, "duration": 0.0, **given}
         fields["status"] = Status(fields["status"])
-        self.session.check_result(CheckResult(**fields))
+        return CheckResult(**fields)
+
+    def audit(self, wanted: dict[str, str]) -> None:
+        assert self.session.audit is not None
+        assert {key: getattr(self.session.audit, key) for key in wanted} == wanted
+
+    def audited(self, end: dict[str, Any]) -> None:
+        results = [self.as_result(given) for given in end["results"]]
+        self.session.audit_done(end["outcome"], results, end.get("text", ""), self.now)
+
+    def busy(self, told: dict[str, Any]) -> None:
+        self.session.busy(told["reason"], self.now + told["for_ms"] / 1000)
 
     def stop(self, reason: str) -> None:
         self.session.stop(reason)
