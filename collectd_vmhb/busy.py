@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 #: Seconds of budget given back for each second in which the VM is not busy: in the long run a VM
 #: is busy for a sixth of the time at most.
 GIVEN_BACK = 0.2
-#: With less budget than that, and less than it asks for, a VM has to wait.
+#: With less budget than that, and less than it asks for or could have, a VM has to wait.
 LEAST = 10.0
 #: One line in so many seconds about one VM.
 LOGGED = 600.0
@@ -49,7 +49,7 @@ class Busy:
         """The guest says that it will be busy for a while; that is granted as far as it goes."""
         if not self.lasts(now):
             left = self._left(now)
-            refused = left < min(claim.seconds, LEAST)
+            refused = left < min(claim.seconds, LEAST, self._longest)
             self._log(claim, refused, now)
             if refused:
                 return

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from typing import Dict, List, NamedTuple, Optional, TextIO
+from typing import Callable, Dict, List, NamedTuple, Optional, TextIO
 
 from . import __version__, rules
 from .guest import CONDUCT, Guest
@@ -18,8 +18,8 @@ DEFAULT_PORT_NAME = "org.openstack.vmhb.0"
 PASSED, FAILED, NOT_DONE, NOT_RUN = "passed", "FAILED", "not done", "not run"
 #: Exit codes: all is well, a rule was broken, the guest cannot be tried (argparse's for a mistake).
 OK, BROKEN, USAGE = 0, 1, 2
-#: Seconds that --stop-command may take.
-STOP_TIMEOUT = 30.0
+#: Seconds that --stop-command and --busy-command may take.
+COMMAND_TIMEOUT = 30.0
 
 
 class Outcome(NamedTuple):
@@ -87,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-command", metavar="COMMAND", help="shell command that stops the agent, run last"
     )
     parser.add_argument(
+        "--busy-command",
+        metavar="COMMAND",
+        help="shell command that makes the guest busy for a few seconds (vmhb-guest busy --for 3)",
+    )
+    parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=float,
@@ -120,8 +125,12 @@ def _port(options: argparse.Namespace) -> Port:
 def _run(
     guest: Guest, chosen: List[Rule], options: argparse.Namespace, table: TextIO
 ) -> List[Outcome]:
-    stop = (lambda: _stop_agent(options.stop_command)) if options.stop_command else None
-    player = Player(guest, options.timeout, stop)
+    player = Player(
+        guest,
+        options.timeout,
+        _command("--stop-command", options.stop_command),
+        _command("--busy-command", options.busy_command),
+    )
     player.meet()
     outcomes = []
     try:
@@ -157,11 +166,18 @@ def _try(rule: Rule, player: Player, guest: Guest) -> Outcome:
     return Outcome(status, _group(rule), rule.name, expected, seen, time.monotonic() - began)
 
 
-def _stop_agent(command: str) -> None:
-    try:
-        subprocess.run(command, shell=True, timeout=STOP_TIMEOUT, check=True)  # noqa: S602
-    except subprocess.SubprocessError as error:
-        raise PortError("--stop-command: %s" % error) from None
+def _command(option: str, command: Optional[str]) -> Optional[Callable[[], None]]:
+    """Return what runs the command of an option, or None if none was given."""
+    if command is None:
+        return None
+
+    def run() -> None:
+        try:
+            subprocess.run(command, shell=True, timeout=COMMAND_TIMEOUT, check=True)  # noqa: S602
+        except subprocess.SubprocessError as error:
+            raise PortError("%s: %s" % (option, error)) from None
+
+    return run
 
 
 def _group(rule: Rule) -> str:

@@ -26,6 +26,10 @@ LATE = 1.5
 EARLY = 0.1
 #: The first answer after a boot may wait for entropy (docs/protocol.md).
 FIRST_ANSWER = 3.0
+#: An answer to an audit may be later than the time it was given.
+AUDIT_LATE = 2.0
+#: One check in each is the least that a guest gets into a line.
+PARTS_MAX = 64
 #: The guest's own affair; that the values are allowed ones is checked for every message.
 OWN_AFFAIR = {"heartbeat_health", "corrective_action", "log_msg", "name"}
 #: How the cases write the start of a plain session.
@@ -56,14 +60,19 @@ class Player:
     """Brings a guest to where a case begins and plays it; `answer_time` is in seconds."""
 
     def __init__(
-        self, guest: Guest, answer_time: float, stop: Optional[Callable[[], None]]
+        self,
+        guest: Guest,
+        answer_time: float,
+        stop: Optional[Callable[[], None]],
+        busy: Optional[Callable[[], None]] = None,
     ) -> None:
-        """Take the guest and how to have its agent stopped, if anybody knows."""
+        """Take the guest, and how to have its agent stopped and be busy, if anybody knows."""
         #: Nothing makes the guest open a session: no other rule can be tried.
         self.silent = False
         self._guest = guest
         self._answer_time = answer_time
         self._stop_agent = stop
+        self._begin_busy = busy
         self._answered = False
         # Whether a plain session, acknowledged without the extension, is known to be open.
         self._in_session = False
@@ -152,6 +161,26 @@ class Player:
         self._guest.send("challenge", heartbeat_challenge=value)
         wanted = {"msg_type": "challenge_response", "heartbeat_response": value}
         return self._expected(wanted, time.monotonic() + self._patience(wanted))
+
+    def audit(self, number: int, check: str, timeout: float) -> List[Dict[str, Any]]:
+        """Ask for an audit and return the parts of its answer; raise BrokenError."""
+        self._guest.forget()
+        self._guest.send(
+            "audit", id=number, check=check, level="quick", timeout_ms=int(timeout * 1000)
+        )
+        wanted = {"msg_type": "audit_result", "id": number}
+        parts: List[Dict[str, Any]] = []
+        while not parts or parts[-1].get("more", False):
+            if len(parts) == PARTS_MAX:
+                raise BrokenError("an answer that ends", "%d parts, and more" % len(parts))
+            parts.append(self._expected(wanted, time.monotonic() + timeout + AUDIT_LATE))
+        return parts
+
+    def be_busy(self) -> None:
+        """Have the guest say that it is busy; raise NotRunError if nobody knows how."""
+        if self._begin_busy is None:
+            raise NotRunError("give --busy-command to have the guest be busy")
+        self._begin_busy()
 
     # -- playing a case ------------------------------------------------------------------------
 

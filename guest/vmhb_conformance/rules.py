@@ -23,6 +23,12 @@ OPTIONAL = {
 #: Seconds in which a first full report should have ended, and between two challenges for it.
 REPORT_TIME = 10.0
 REPORT_PACE = 0.2
+#: Seconds that an audit of all checks gets.
+AUDIT_TIME = 20.0
+#: Seconds between two audits, the least that a guest must take and some more.
+AUDIT_PACE = 1.2
+#: Seconds within which a guest that was made busy must have been so and be so no more.
+BUSY_TIME = 30.0
 
 
 class Rule(NamedTuple):
@@ -45,7 +51,12 @@ def load() -> List[Rule]:
     assert data is not None, "the package was installed without its data"  # noqa: S101
     cases = [json.loads(line) for line in data.decode("utf-8").splitlines()]
     rules = [_of_case(case) for case in cases if _is_playable(case)]
-    rules.append(Rule("a session begins with a full report", False, "", 1.0, False, full_report))
+    rules += [
+        Rule("a session begins with a full report", False, "", 1.0, False, full_report),
+        Rule("an audit has each check run once", False, "", 2.0, False, audit_of_all),
+        Rule("an audit of no check there is says so", False, "", 2.0, False, audit_of_none),
+        Rule("busy is told in each response until it is over", False, "", 2.0, False, busy),
+    ]
     # Whoever has been stopped cannot be asked any more.
     return sorted(rules, key=lambda rule: (rule.stops, not rule.base))
 
@@ -107,9 +118,64 @@ def full_report(player: Player, guest: Guest) -> None:
         if not names:
             raise BrokenError("a report, even an empty one", "none in %d s" % REPORT_TIME)
         raise NotRunError("the report is open after %d s: a check has had no result" % REPORT_TIME)
+    _each_once(names)
+
+
+def audit_of_all(player: Player, guest: Guest) -> None:
+    """Hold the answer to an audit of all checks to the protocol."""
+    _agree_to("audit", player, guest)
+    parts = player.audit(_new_value(), "", AUDIT_TIME)
+    outcomes = {part["outcome"] for part in parts}
+    if not outcomes & {"done", "timeout"} or len(outcomes) > 1:
+        raise BrokenError("outcome done or timeout", "outcome " + ", ".join(sorted(outcomes)))
+    _each_once([check["name"] for part in parts for check in part.get("checks", [])])
+
+
+def audit_of_none(player: Player, guest: Guest) -> None:
+    """Ask for an audit of a check that cannot be there."""
+    _agree_to("audit", player, guest)
+    # Not sooner: a second audit within a second is refused.
+    time.sleep(AUDIT_PACE)
+    (part, *_) = player.audit(_new_value(), "no.such.check", AUDIT_TIME)
+    if part["outcome"] != "unknown_check" or part.get("checks"):
+        raise BrokenError(
+            "outcome unknown_check, without checks",
+            "outcome %s, %d checks" % (part["outcome"], len(part.get("checks", []))),
+        )
+
+
+def busy(player: Player, guest: Guest) -> None:
+    """Follow a guest that was made busy from its first word of it to its last."""
+    _agree_to("busy", player, guest)
+    player.be_busy()
+    give_up = time.monotonic() + BUSY_TIME
+    left: List[int] = []
+    while time.monotonic() < give_up:
+        told = player.challenge(_new_value()).get("vmhb", {}).get("busy", {"for_ms": 0})
+        if left and not told["for_ms"]:
+            return
+        if left and told["for_ms"] >= left[-1]:
+            raise BrokenError("for_ms below %d" % left[-1], "for_ms %d" % told["for_ms"])
+        if told["for_ms"]:
+            left.append(told["for_ms"])
+        time.sleep(REPORT_PACE)
+    if not left:
+        raise BrokenError("busy, as it was made to be", "none in %d s" % BUSY_TIME)
+    raise NotRunError("the guest is still busy after %d s" % BUSY_TIME)
+
+
+def _agree_to(cap: str, player: Player, guest: Guest) -> None:
+    """Open a session with this capability; raise NotRunError for a guest without it."""
+    if cap not in guest.caps:
+        raise NotRunError("the guest does not offer %s" % cap)
+    agreed = {"caps": [cap], "interval_ms": 1000, "timeout_ms": 900, "max_line": MAX_LINE}
+    player.establish(vmhb=agreed)
+
+
+def _each_once(names: List[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BrokenError("each check once in the full report", "twice: " + ", ".join(twice))
+        raise BrokenError("each check once", "twice: " + ", ".join(twice))
 
 
 def _new_value() -> int:

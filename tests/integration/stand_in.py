@@ -30,6 +30,7 @@ class Mode(enum.Enum):
     NAN = "sends numbers that are none"
     TOO_LONG = "sends lines far above the limit"
     WRONG = "answers with values of its own"
+    EXTENDED = "speaks the whole extension, as its attributes say"
     SURROGATE = "reports a failing check with half a surrogate pair in its text"
     CLOSES = "closes each connection at once"
 
@@ -43,6 +44,13 @@ class StandIn:
         self.path = path
         self.connections = 0
         self.answers = 0
+        #: Of an extended guest: how its one check stands, and what it measures.
+        self.status = "ok"
+        self.perfdata = ""
+        #: It says that it is busy for so long.
+        self.busy_ms = 0
+        #: What it says of an audit; None: nothing, ever.
+        self.finding: str | None = "looked closely"
         self._sequence = 0
         self._stopping = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
@@ -98,8 +106,11 @@ class StandIn:
                 self._take(connection, json.loads(line))
 
     def _take(self, connection: socket.socket, message: Mapping[str, Any]) -> None:
-        if message["msg_type"] == "nack" and self.mode is Mode.HEALTHY:
+        if message["msg_type"] == "nack" and self.mode in (Mode.HEALTHY, Mode.EXTENDED):
             self._say(connection, self._init())
+        elif message["msg_type"] == "audit":
+            if self.finding is not None:
+                self._say(connection, self._audited(message))
         elif message["msg_type"] == "challenge":
             for answer in self._answers(message["heartbeat_challenge"]):
                 self._say(connection, answer)
@@ -108,6 +119,12 @@ class StandIn:
     def _answers(self, challenge: int) -> Iterator[str]:
         if self.mode is Mode.HEALTHY:
             yield self._answer(challenge)
+        elif self.mode is Mode.EXTENDED:
+            checks = [self._check(self.status, "a glance")]
+            ours: dict[str, Any] = {"checks": checks, "rev": 1, "more": False}
+            if self.busy_ms:
+                ours["busy"] = {"reason": "fsck\x1b[31m", "for_ms": self.busy_ms}
+            yield self._answer(challenge, vmhb=ours)
         elif self.mode is Mode.NAN:
             yield self._answer(challenge).replace(str(challenge), "NaN")
             yield self._answer(challenge).replace(str(challenge), "1e999")
@@ -125,8 +142,20 @@ class StandIn:
             report = {"checks": [{**check, "since_ms": 0, "duration_ms": 1}], "more": False}
             yield self._answer(challenge, vmhb=report)
 
+    def _check(self, status: str, text: str) -> dict[str, Any]:
+        figures = {"perfdata": self.perfdata, "since_ms": 0, "duration_ms": 12}
+        return {"name": "app", "status": status, "text": text, **figures}
+
+    def _audited(self, audit: Mapping[str, Any]) -> str:
+        known = audit["check"] in ("", "app")
+        found = [self._check(self.status, f"{audit['level']}: {self.finding}")] if known else []
+        outcome = "done" if known else "unknown_check"
+        answer = {"id": audit["id"], "outcome": outcome, "log_msg": ""}
+        return self._message("audit_result", **answer, checks=found, more=False)
+
     def _init(self) -> str:
-        ours = {"vmhb": {"caps": ["checks"], "max_line": 16384}}
+        caps = ["checks", "audit", "busy"] if self.mode is Mode.EXTENDED else ["checks"]
+        ours = {"vmhb": {"caps": caps, "max_line": 16384}}
         return self._message(
             "init",
             invocation_id=7,
@@ -137,7 +166,7 @@ class StandIn:
             suspend_notice_secs=8,
             resume_notice_secs=8,
             corrective_action="log",
-            **(ours if self.mode is Mode.SURROGATE else {}),
+            **(ours if self.mode in (Mode.SURROGATE, Mode.EXTENDED) else {}),
         )
 
     def _answer(self, challenge: int, log_msg: str = "", **more: Any) -> str:

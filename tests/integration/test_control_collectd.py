@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator's command `vmhb` in front of a real collectd: looking, and maintenance."""
+"""The operator's command `vmhb` in front of a real collectd: looking, maintenance, and audits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.collectd_node import FAST, REPOSITORY, Node, Vm
+from tests.integration.collectd_node import FAST, REPOSITORY, SETTINGS, Node, Vm
 from tests.integration.stand_in import Mode
 
 pytestmark = pytest.mark.timeout(60)
 
 FAILURE, OKAY = 1, 4
-HEALTHY, FAILED = 2, 5
+HEALTHY, UNHEALTHY, FAILED = 2, 4, 5
 LOST = "heartbeat-lost"
 
 
@@ -212,3 +212,88 @@ def test_a_hostile_client_delays_no_heartbeat(node: Desk) -> None:
         client.close()
     assert node.says("status", "web")
     assert "Traceback" not in node.log()
+
+
+def audited(node: Desk, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Asks for an audit as soon as there may be one again."""
+    while "too soon" in (done := node.vmhb("audit", *arguments)).stderr:
+        time.sleep(0.5)
+    return done
+
+
+def test_an_operator_has_a_guest_audited(node: Desk) -> None:
+    web, base = node.vm("web", Mode.EXTENDED), node.vm("base")
+    node.start(SETTINGS + "AuditPace 3\nAuditTimeout 1\n")
+    for vm in (web, base):
+        node.wait_health(vm, HEALTHY)
+    assert node.says("audit", "web", "--check", "app", "--detailed").splitlines() == [
+        "CHECK  STATUS  TOOK     TEXT",
+        "app    ok      12.0 ms  detailed: looked closely",
+    ]
+    soon = node.vmhb("audit", "web")
+    assert (soon.returncode, soon.stdout) == (1, "")
+    assert soon.stderr.startswith("vmhb: no audit of VM web: too soon: ")
+    said = json.loads(audited(node, "web", "--json").stdout)
+    assert (said["outcome"], said["level"]) == ("done", "quick")
+    assert [check["name"] for check in said["checks"]] == ["app"]
+    unknown = audited(node, "web", "--check", "ap")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr == "vmhb: VM web: it has no check ap; it has reported: app\n"
+    node.guest("web").finding = None
+    never = audited(node, "web", "--timeout", "2s")
+    assert never.returncode == 1
+    assert never.stderr == "vmhb: VM web: the guest did not answer within 2 s; see vmhb explain\n"
+    other = node.vmhb("audit", "base")
+    assert other.stderr == (
+        "vmhb: no audit of VM base: its agent does not speak audits; vmhb-guest does\n"
+    )
+    assert node.vmhb("audit", "web", "--check", "a b").returncode == 1
+    assert node.vmhb("audit", "web", "--timeout", "1").returncode == 2
+    assert node.value(web, "derive-misses") == 0
+    assert node.about(web) == []
+    assert "Traceback" not in node.log()
+
+
+def test_what_a_failing_check_says_in_detail_stands_with_its_fault(node: Desk) -> None:
+    web = node.vm("web", Mode.EXTENDED)
+    guest = node.guest("web")
+    guest.perfdata = "depth=7m;;;0;10 'two words'=2%"
+    node.start(SETTINGS + "PerfdataMax 1\n")
+    node.wait_health(web, HEALTHY)
+    node.wait(lambda: node.value(web, "gauge-perf.app.depth") == 7.0, "no figure")
+    assert not list((node.directory / "node.csv/compute-1").glob("*/gauge-perf.app.two*"))
+    guest.finding = "20 of 20\x1b[1m clients"
+    guest.status = "critical"
+    node.wait_row("check.app", FAILURE, web.uuid)
+    node.wait(
+        lambda: (
+            "    audit: app: critical  detailed: 20 of 20 [1m clients\n"
+            in node.says("explain", "web")
+        ),
+        "the audit is not shown",
+    )
+    assert "app: critical  a glance" in node.says("explain", "web")
+    node.wait(lambda: "detailed audit of check app, done after" in node.log(), "not on the log")
+    assert "20 of 20" not in json.dumps(node.rows()), "a guest's words stay on its host"
+    time.sleep(1)
+    assert node.about(web) == [("check.app", FAILURE)]
+
+
+def test_a_busy_guest_is_shown_and_let_be_until_its_time_is_over(node: Desk) -> None:
+    web, slow = node.vm("web", Mode.EXTENDED), node.vm("slow", Mode.EXTENDED)
+    node.guest("web").busy_ms = 3_600_000
+    node.start(SETTINGS + "BusyMax 8\n")
+    for vm in (web, slow):
+        node.wait_health(vm, HEALTHY)
+    node.wait(lambda: "healthy, busy" in node.says("status", "web"), "it is not shown as busy")
+    said = json.loads(node.says("status", "--json", "web"))["vms"][0]["busy"]
+    assert said["reason"] == "fsck [31m"
+    assert said["until"] <= time.time() + 8
+    for name in ("web", "slow"):
+        node.guest(name).mode = Mode.SILENT
+    node.wait_row(LOST, FAILURE, slow.uuid)
+    assert time.time() < said["until"], "the machine is too slow for this test"
+    assert node.about(web) == []
+    raised = node.wait_row(LOST, FAILURE, web.uuid, timeout=15)
+    assert raised["at"] >= said["until"]
+    assert "busy for 3600 s: fsck [31m; its silence is let be" in node.log()

@@ -69,9 +69,11 @@ def test_what_is_left_over_is_kept() -> None:
 def test_a_short_time_is_granted_from_a_small_budget() -> None:
     busy = Busy("vm", 5.0)
     busy.claim(claim(60.0), 0.0)
-    assert busy.until == 0.0 or not busy.lasts(0.0), "less than it asks for, and than the least"
-    busy.claim(claim(4.0), 1.0)
-    assert busy.until == 5.0
+    assert busy.until == 5.0, "all there is"
+    busy.claim(claim(60.0), 25.0)
+    assert not busy.lasts(25.0), "four seconds have come back"
+    busy.claim(claim(4.0), 25.0)
+    assert busy.until == 29.0
 
 
 @given(
