@@ -237,6 +237,19 @@ def test_the_limits_of_the_wire_are_those_of_the_code() -> None:
     assert described == {name: f"{value:.16g}" for name, value in limits.items()}
 
 
+def test_what_the_published_client_imposes_is_tried_where_the_page_says() -> None:
+    rules = rows(section(PROTOCOL, "What the published client imposes"))
+    assert [row[0] for row in rules] == [str(number) for number in range(1, 13)]
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    cases = (ROOT / "tests/vectors/host.jsonl").read_text("utf-8")
+    for number, _, _, tried in rules:
+        names = re.findall(r"test_\w+", tried)
+        titles = re.findall(r'"([^"]+)"', tried)
+        assert names or titles, number
+        assert all(f"def {name}(" in tests for name in names), (number, names)
+        assert all(f'"case": "{title}"' in cases for title in titles), (number, titles)
+
+
 # -- links ----------------------------------------------------------------------------------
 
 

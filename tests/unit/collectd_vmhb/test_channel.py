@@ -235,5 +235,5 @@ def test_a_port_that_is_its_own_source_is_no_answer(monkeypatch: pytest.MonkeyPa
 def test_tries_become_rarer_up_to_a_bound() -> None:
     waits = [retry_after(failures) for failures in range(1, 9)]
     assert waits == sorted(waits)
-    assert waits[0] == RETRIES[0]
+    assert waits[0] == RETRIES[0] >= 0.2, "a client is stuck after a reopening at once"
     assert waits[-1] == RETRIES[-1] == 5.0

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from collectd_vmhb.monitor import Monitor
@@ -30,6 +31,8 @@ class Player:
         self.monitor = Monitor("uuid", POLICY, Settings(), lambda: next(numbers))
         self.monitor.start(0.0, POLICY.grace_period, expected=False)
         self.sent: list[dict[str, Any]] = []
+        #: The bytes of each write.
+        self.written: list[bytes] = []
         self.challenge = self.audit_id = 0
         self.open: set[str] = set()
         self.changes: list[str] = []
@@ -51,7 +54,9 @@ class Player:
         self.now = until
 
     def collect(self) -> None:
-        for line in self.monitor.data_to_send().split(b"\n"):
+        data = self.monitor.data_to_send()
+        self.written.append(data)
+        for line in data.split(b"\n"):
             if line:
                 self.sent.append(json.loads(line))
                 self.challenge = self.sent[-1].get("heartbeat_challenge", self.challenge)
@@ -124,3 +129,32 @@ def test_case(case: dict[str, Any]) -> None:
     for step in case["steps"]:
         player.play(step)
     assert player.sent == []
+
+
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len(dict(pairs)) == len(pairs), pairs
+    return dict(pairs)
+
+
+def test_all_that_the_host_sends_is_fit_for_the_published_client() -> None:
+    """That client takes strings into arrays of fixed length, and the last of two equal keys."""
+    schema = json.loads((VECTORS.parents[2] / "docs" / "protocol.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    kinds = set()
+    for case in CASES:
+        player = Player()
+        for step in case["steps"]:
+            player.play(step)
+        for line in b"".join(player.written).splitlines(keepends=True):
+            assert len(line) + 1 <= 1056
+            if not line.strip():
+                continue
+            message = json.loads(line, object_pairs_hook=no_key_twice)
+            validator.validate(message)
+            kinds.add(message["msg_type"])
+            assert line.isascii()
+            assert len(message["msg_type"]) <= 31
+            assert (message["version"], message["revision"]) == (3, 1)
+            assert len(message.get("log_msg", "")) <= 200
+        assert all(data[:1] + data[-1:] == b"\n\n" for data in player.written if data)
+    assert kinds == {"init_ack", "challenge", "nack", "audit"}
