@@ -261,6 +261,9 @@ def test_what_a_failing_check_says_in_detail_stands_with_its_fault(node: Desk) -
     node.start(SETTINGS + "PerfdataMax 1\n")
     node.wait_health(web, HEALTHY)
     node.wait(lambda: node.value(web, "gauge-perf.app.depth") == 7.0, "no figure")
+    over = "vmhb/gauge-vms-perfdata-over-2*"
+    (values,) = (node.directory / "node.csv/compute-1").glob(over)
+    node.wait(lambda: values.read_text().endswith(",1.000000\n"), "nobody gives too many")
     assert not list((node.directory / "node.csv/compute-1").glob("*/gauge-perf.app.two*"))
     guest.finding = "20 of 20\x1b[1m clients"
     guest.status = "critical"

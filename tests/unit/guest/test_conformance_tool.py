@@ -9,11 +9,13 @@ import os
 import pty
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vmhb_conformance import port, rules
 from vmhb_conformance.__main__ import main
+from vmhb_conformance.player import BrokenError, NotRunError
 
 ROOT = Path(__file__).parents[3]
 MODULES = sorted((ROOT / "guest/vmhb_conformance").glob("*.py"))
@@ -127,3 +129,64 @@ def test_the_vectors_and_the_schema_are_the_ones_that_are_installed() -> None:
         ("docs/protocol.schema.json", "guest/vmhb_conformance/protocol.schema.json"),
     ):
         assert (ROOT / shown).resolve() == ROOT / installed
+
+
+class Told:
+    """Stands for player and guest: what the guest says to the rules of audit and busy."""
+
+    def __init__(self, *said: Any, caps: tuple[str, ...] = ("audit", "busy")) -> None:
+        self.caps = caps
+        self.said = list(said)
+
+    def establish(self, **_: Any) -> None: ...
+
+    def be_busy(self) -> None: ...
+
+    def audit(self, *_: Any) -> list[Any]:
+        return self.said
+
+    def challenge(self, _: int) -> dict[str, Any]:
+        return {"vmhb": self.said.pop(0)}
+
+
+def part(outcome: str, *names: str) -> dict[str, Any]:
+    return {"outcome": outcome, "checks": [{"name": name} for name in names]}
+
+
+def busy(*times: int) -> list[dict[str, Any]]:
+    return [{"busy": {"reason": "", "for_ms": left}} if left else {} for left in times]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said", "words"),
+    [
+        (rules.audit_of_all, [part("done", "a"), part("done", "b")], ""),
+        (rules.audit_of_all, [part("timeout")], ""),
+        (rules.audit_of_all, [part("refused")], "outcome done or timeout"),
+        (rules.audit_of_all, [part("done"), part("timeout")], "outcome done or timeout"),
+        (rules.audit_of_all, [part("done", "a"), part("done", "a")], "each check once"),
+        (rules.audit_of_none, [part("unknown_check")], ""),
+        (rules.audit_of_none, [part("done")], "outcome unknown_check"),
+        (rules.audit_of_none, [part("unknown_check", "a")], "without checks"),
+        (rules.busy, busy(0, 2000, 1000, 0), ""),
+        (rules.busy, busy(2000, 2000, 0), "for_ms below 2000"),
+    ],
+)
+def test_who_audits_or_is_busy_wrongly_is_told(
+    monkeypatch: pytest.MonkeyPatch, rule: Any, said: list[Any], words: str
+) -> None:
+    monkeypatch.setattr("vmhb_conformance.rules.time.sleep", lambda _: None)
+    told = Told(*said)
+    if not words:
+        rule(told, told)
+        return
+    with pytest.raises(BrokenError) as caught:
+        rule(told, told)
+    assert words in caught.value.expected
+
+
+@pytest.mark.parametrize("rule", [rules.audit_of_all, rules.audit_of_none, rules.busy])
+def test_who_does_not_offer_it_is_not_asked(rule: Any) -> None:
+    told = Told(caps=("checks", "interval"))
+    with pytest.raises(NotRunError, match="does not offer"):
+        rule(told, told)
