@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from collectd_vmhb.audits import Audit
+from collectd_vmhb.audits import Audit, Audits
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.evidence import MEANINGS, Finding
 from collectd_vmhb.incidents import Incident
@@ -19,6 +19,7 @@ from collectd_vmhb.maintenance import Window, Withheld
 from collectd_vmhb.monitor import ANSWERING, Monitor
 from collectd_vmhb.silence import Silence
 from collectd_vmhb.sources import NO_POLICIES, NOBODY, PoliciesRead, Told
+from collectd_vmhb.verdict import CHECK_PREFIX
 from collectd_vmhb.wording import shown
 
 Values = dict[str, Any]
@@ -58,17 +59,9 @@ class Eyes:
     ) -> Values:
         """Returns all that is known of one VM; ``source`` told its policy."""
         policy, audits = monitor.policy, monitor.audits
-        if audits is not None:
-            found = {"check." + check: audit for check, audit in audits.of_faults.items()}
-            faults = [
-                {**fault, "audit": self.audit(found[fault["name"]])}
-                if fault["name"] in found
-                else fault
-                for fault in faults
-            ]
         last = audits.last if audits is not None else None
         return {
-            **self.row(domain, monitor, faults, window),
+            **self.row(domain, monitor, self._with_audits(faults, audits), window),
             "domain": {
                 "name": domain.name,
                 "state": domain.state.value,
@@ -138,6 +131,12 @@ class Eyes:
             values.update(evidence=dict(fault.details))
             faults.setdefault(fault.uuid, []).append(values)
         return faults
+
+    def _with_audits(self, faults: list[Values], audits: Audits | None) -> list[Values]:
+        """Returns the faults, each with the audit that it asked for, if it did."""
+        of_faults = audits.of_faults if audits is not None else {}
+        found = {CHECK_PREFIX + check: self.audit(audit) for check, audit in of_faults.items()}
+        return [{**fault, "audit": found.get(fault["name"])} for fault in faults]
 
     def _busy(self, monitor: Monitor) -> Values | None:
         if monitor.busy is None or not monitor.is_busy(self._now):
