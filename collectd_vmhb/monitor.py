@@ -137,7 +137,6 @@ class Monitor:
         self._refusal = ""
         self._open: dict[str, Severity] = dict(open_faults or {})
         self._events: list[FaultEvent] = []
-        self._stretch = 1.0
 
     # -- what the caller tells -------------------------------------------------------------
 
@@ -227,7 +226,6 @@ class Monitor:
 
     def tick(self, now: float, stretch: float = 1.0) -> None:
         """Does what is due; ``stretch`` lengthens timeouts while this host itself is late."""
-        self._stretch = stretch
         if self._due is not None and now >= self._due:
             self._session.withdraw()
             self._due = None
@@ -236,7 +234,7 @@ class Monitor:
             if not (self.barred or self.unreachable or self.is_busy(now)):
                 self._detector.miss(now)
         if self._due is None and now >= self._next_challenge:
-            self._challenge(now)
+            self._challenge(now, stretch)
         if self.audits is not None:
             self.audits.tick(now, self.health in ANSWERING)
         self._settle(now, "recovered")
@@ -361,11 +359,11 @@ class Monitor:
             return
         self._next_challenge = _on_grid(now + PROBE_DELAY + self._phase * self.policy.interval)
 
-    def _challenge(self, now: float) -> float:
+    def _challenge(self, now: float, stretch: float = 1.0) -> float:
         """Asks, if there is somebody to ask, and returns when that counts as missed."""
         if self._session.open or self.established:
             period = self._interval
-            timeout = min(self.policy.timeout, period) * self._stretch
+            timeout = min(self.policy.timeout, period) * stretch
         else:
             self._probes += 1
             period = PROBE_PERIOD if self._probes <= PROBES_AT_FIRST else PROBE_PERIOD_LATER
