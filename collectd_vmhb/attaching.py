@@ -115,8 +115,8 @@ class Attaching:
         if now - case.asked > ANSWER_MAX:
             return Impossible(
                 "attach-held",
-                f"libvirt has not answered for {now - case.asked:.0f} s that it attaches its "
-                f"channel: another operation or its QEMU holds it up, see virsh domjobinfo",
+                "libvirt has been attaching its channel for a minute: another operation has the "
+                "VM, or its QEMU does not answer; see virsh domjobinfo",
             )
         case.attached = [at for at in case.attached if at > now - HOUR]
         times = len(case.attached)
