@@ -165,7 +165,10 @@ def begin_libvirtd(node: Node) -> int:
 
 
 def libvirt_is(node: Node, state: str) -> bool:
-    said = ask(f"{node.root}/run/vmhb/control.sock", {"command": "status"})
+    try:
+        said = ask(f"{node.root}/run/vmhb/control.sock", {"command": "status"})
+    except ControlError:
+        return False
     return bool(said["engine"]["libvirt"] == state)
 
 
