@@ -59,6 +59,7 @@ from collectd_vmhb.verdict import (
     BAD_POLICY,
     CANNOT_MONITOR,
     ENGINE_IMPAIRED,
+    HEARTBEAT_LOST,
     FaultCleared,
     FaultEvent,
     FaultRaised,
@@ -75,6 +76,9 @@ LIBVIRT_AWAY_MAX = 60.0
 #: Seconds after which libvirt knows whether a guest that arrived has its port open: QEMU tells it
 #: up to a second later, and libvirt tells nobody (9.0 said "disconnected" for 0.4 to 2 s).
 OPEN_KNOWN = 5.0
+#: A loss that is found sooner waits so long, from the first miss, for libvirt to say whether the
+#: VM is meant to run: of one that is being destroyed it speaks only afterwards (2 s were seen).
+LOOK_MAX = 2.0
 #: Whoever asks from another thread waits at most so many seconds for the loop.
 ASKING_MAX = 2.0
 #: libvirt may take so many seconds to detach a channel before the asker is told to wait.
@@ -150,6 +154,9 @@ class Watch:
     established: tuple[bool, float] = (False, 0.0)
     doubted: bool = False
     doubt: Doubt = field(default_factory=Doubt)
+    #: Until then libvirt may still say that it is not meant to run, and this is not told before.
+    asked_until: float = -NEVER
+    unsaid: FaultRaised | None = None
 
     @property
     def uuid(self) -> str:
@@ -454,8 +461,7 @@ class Engine:
         if isinstance(finding, Scanned):
             self._on_scanned(finding, now)
         elif isinstance(finding, Looked):
-            for change in self._discovery.looked(finding.uuid, finding.domain):
-                self._review_and_survive(change, now)
+            self._on_looked(finding, now)
         elif isinstance(finding, Reachable):
             self._on_reachable(finding, now)
         elif isinstance(finding, Detached):
@@ -490,6 +496,14 @@ class Engine:
             self._earlier.clear()
             self._impairments.settle(now)
             self._reporter.handshake()
+
+    def _on_looked(self, looked: Looked, now: float) -> None:
+        for change in self._discovery.looked(looked.uuid, looked.domain):
+            self._review_and_survive(change, now)
+        watch = self._watches.get(looked.uuid)
+        if watch is not None and watch.asked_until > now:
+            watch.asked_until = now
+            self._attend(watch, lambda watch, now: None, now)
 
     def _review_and_survive(self, change: Change, now: float) -> None:
         try:
@@ -823,8 +837,12 @@ class Engine:
         for event in monitor.events():
             if isinstance(event, FaultRaised):
                 event = self._with_evidence(watch, event, now)
-            if not self._correlation.holds(event, watch.policy.interval, now):
+            held = self._correlation.holds(event, watch.policy.interval, now)
+            if not held and not self._awaits_libvirt(watch, event, now):
                 self._report(watch.domain, event, now)
+        if watch.unsaid is not None and now >= watch.asked_until:
+            self._report(watch.domain, watch.unsaid, now)
+            watch.unsaid = None
         established = monitor.established, monitor.grace_until
         if established != watch.established:
             watch.established = established
@@ -833,6 +851,7 @@ class Engine:
         if monitor.doubtful and not watch.doubted:
             # Perhaps it is not meant to run, and the event is still on its way.
             self._ask.look(watch.uuid)
+            watch.asked_until = now + LOOK_MAX
             if self._reporter.window(watch.uuid) is None:
                 self._note_missing(watch, now)
         watch.doubted = monitor.doubtful
@@ -865,6 +884,17 @@ class Engine:
             now,
         )
 
+    def _awaits_libvirt(self, watch: Watch, event: FaultEvent, now: float) -> bool:
+        """Keeps a loss until libvirt has said that the VM runs, or forgets it; True if it did."""
+        if event.name != HEARTBEAT_LOST:
+            return False
+        unsaid, watch.unsaid = watch.unsaid, None
+        if isinstance(event, FaultCleared):
+            return unsaid is not None
+        if now < watch.asked_until:
+            watch.unsaid = event
+        return watch.unsaid is not None
+
     def _note_missing(self, watch: Watch, now: float) -> None:
         """Suspects this host where many VMs start to miss together."""
         policy, watched = watch.policy, len(self._watches)
@@ -880,6 +910,8 @@ class Engine:
 
     def _schedule(self, watch: Watch, now: float) -> None:
         at = min(watch.monitor.deadline, watch.connect_at, watch.look_at, watch.doubt.at)
+        if watch.unsaid is not None:
+            at = min(at, watch.asked_until)
         if watch.monitor.conduct.muted_until > now:
             at = min(at, watch.monitor.conduct.muted_until)
         if at != watch.scheduled:

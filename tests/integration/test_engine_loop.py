@@ -391,6 +391,38 @@ def test_a_missing_right_is_told_of_the_host_and_blames_no_vm(
     node.wait_said("engine-impaired", "okay", "")
 
 
+def test_a_loss_waits_for_libvirts_word_on_the_vm(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine_module, "LOOK_MAX", 60.0)
+    node = start()
+    uuids = ["runs", "off"]
+    for uuid in uuids:
+        node.guest(tmp_path / uuid)
+    node.see(*(domain(tmp_path / uuid, uuid=uuid) for uuid in uuids))
+    node.wait(lambda: all(node.value("health", uuid) == 2 for uuid in uuids))
+    for guest in node.guests:
+        guest.mode = Mode.SILENT
+    node.wait(lambda: all(node.value("health", uuid) == 5 for uuid in uuids))
+    assert not any(map(node.said, uuids))
+    node.look_at(domain(tmp_path / "runs", uuid="runs"))
+    off = domain(tmp_path / "off", uuid="off", domain_id=None, state=DomainState.SHUT_OFF)
+    node.look_at(off)
+    node.wait_said("heartbeat-lost", "failure", "runs")
+    assert node.said("off") == []
+
+
+def test_a_loss_does_not_wait_for_a_libvirt_that_hangs(node: Node, tmp_path: Path) -> None:
+    node.guest(tmp_path / "port")
+    node.see(domain(tmp_path / "port"))
+    node.wait_healthy()
+    node.guests[0].mode = Mode.SILENT
+    node.wait(lambda: node.value("health") == 5)
+    found = time.monotonic()
+    node.wait_said("heartbeat-lost", "failure")
+    assert time.monotonic() - found < engine_module.LOOK_MAX + 1.0
+
+
 def test_a_misbehaving_disk_delays_no_alarm_and_is_one(node: Node, tmp_path: Path) -> None:
     node.disk = "No space left on device"
     node.see(domain(None, has_virtio_serial=False))
