@@ -32,12 +32,15 @@ VIR_DOMAIN_STATS_VCPU: int
 VIR_DOMAIN_STATS_INTERFACE: int
 VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: int
 VIR_DOMAIN_METADATA_ELEMENT: int
+VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC: int
+VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY: int
 VIR_DOMAIN_SNAPSHOT_CREATE_LIVE: int
 VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY: int
 VIR_MIGRATE_LIVE: int
 VIR_MIGRATE_PERSIST_DEST: int
 VIR_MIGRATE_UNDEFINE_SOURCE: int
 VIR_MIGRATE_UNSAFE: int
+VIR_MIGRATE_PARAM_BANDWIDTH: str
 VIR_MIGRATE_PARAM_URI: str
 VIR_ERR_NO_DOMAIN: int
 VIR_ERR_NO_SUPPORT: int
@@ -69,6 +72,7 @@ class virDomain:
     def snapshotCreateXML(self, xmlDesc: str, flags: int = 0) -> virDomainSnapshot: ...
     def setMetadata(self, type: int, metadata: str, key: str, uri: str, flags: int = 0) -> int: ...
     def migrate3(self, dconn: virConnect, params: dict[str, Any], flags: int = 0) -> virDomain: ...
+    def listAllSnapshots(self, flags: int = ...) -> list[virDomainSnapshot]: ...
     def suspend(self) -> int: ...
     def resume(self) -> int: ...
     def undefine(self) -> int: ...

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -194,6 +196,30 @@ def test_external_snapshot_of_the_memory(story: Story, vm: Guest) -> None:
     story.goes_on()
 
 
+def test_snapshots_of_a_disk(cloud: Cloud) -> None:
+    disk = "/var/lib/libvirt/qemu/disk.qcow2"
+    command = cloud.lab.node.command("qemu-img", "create", "-q", "-f", "qcow2", disk, "16M")
+    subprocess.run(command, check=True)
+    subprocess.run(cloud.lab.node.command("chmod", "666", disk), check=True)
+    guest = cloud.lab.boot(
+        "disk",
+        extra_specs=SPECS,
+        devices=f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{disk}'/>"
+        "<target dev='vda' bus='virtio'/></disk>",
+    )
+    story = Story(cloud, guest)
+    story.goes_on()
+    guest.domain.snapshotCreateXML("<domainsnapshot/>")  # stops the VM for its time
+    story.goes_on()
+    only = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+    guest.domain.snapshotCreateXML("<domainsnapshot/>", only)
+    story.goes_on()
+    guest.destroy()
+    for snapshot in guest.domain.listAllSnapshots():
+        snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+    guest.undefine()
+
+
 # -- boots again ----------------------------------------------------------------------------
 
 
@@ -225,6 +251,38 @@ def test_kernel_panic_that_hangs_until_a_reset(story: Story, vm: Guest) -> None:
     story.goes_on(LOST, RECOVERED)
 
 
+@pytest.fixture
+def panicking(cloud: Cloud) -> Iterator[Guest]:
+    """A guest with a device through which libvirt sees a panic."""
+    guest = cloud.lab.boot("panicking", extra_specs=SPECS, devices="<panic model='isa'/>")
+    guest.wait_booted()
+    yield guest
+    if guest.domain.isActive():
+        guest.destroy()
+    guest.undefine()
+
+
+def test_kernel_panic_that_libvirt_sees(cloud: Cloud, panicking: Guest) -> None:
+    story = Story(cloud, panicking)
+    story.goes_on()
+    soon(panicking, "echo c >/proc/sysrq-trigger")
+    story.shows("")
+    panicking.on_crash = "preserve"
+    panicking.start()
+    story.goes_on()
+    soon(panicking, "echo c >/proc/sysrq-trigger")
+    story.tells(LOST)
+    assert story.engine["domain"]["state"] == "stopped by a failure"
+    panicking.destroy()
+    story.tells(LOST, "heartbeat-lost ends: shut off")
+
+
+def test_out_of_memory(story: Story, vm: Guest) -> None:
+    killed = vm.run("tail /dev/zero; echo $?", timeout=60)
+    assert killed.endswith("137"), "the kernel kills what takes all memory"
+    story.goes_on()
+
+
 def test_reboot_that_libvirt_cannot_tell_of(story: Story, vm: Guest) -> None:
     vm.node.kill_libvirtd()
     soon(vm, "reboot -f")
@@ -246,6 +304,16 @@ def test_shutdown_from_inside(story: Story, vm: Guest, saved: str) -> None:
 def test_shutdown_from_outside_that_the_guest_does_not_follow(story: Story, vm: Guest) -> None:
     vm.domain.shutdown()
     time.sleep(LONG)
+    story.goes_on()
+
+
+def test_shutdown_from_outside_that_the_guest_follows(story: Story, vm: Guest, saved: str) -> None:
+    off = "kill -TERM -$(cat /run/agent.pid); sleep 0.3; poweroff -f"
+    vm.run(f"mkdir -p /etc/acpi/PWRF && echo '{off}' >/etc/acpi/PWRF/00000080")
+    vm.run("chmod +x /etc/acpi/PWRF/00000080 && acpid")
+    vm.domain.shutdown()
+    story.shows("")
+    vm.node.connection.restore(saved)
     story.goes_on()
 
 
@@ -272,6 +340,36 @@ def test_pause_while_failed(story: Story, vm: Guest) -> None:
     story.tells(LOST, "heartbeat-lost ends: paused", LOST)
     vm.continue_agent()
     story.goes_on(LOST, "heartbeat-lost ends: paused", LOST, RECOVERED)
+
+
+def test_destroy_of_a_vm_that_is_asked_often(story: Story, vm: Guest, saved: str) -> None:
+    set_specs(vm, interval="0.2", miss_threshold="4")
+    story.goes_on()
+    vm.destroy()
+    story.shows("")
+    time.sleep(1)
+    assert story.told == []
+    vm.extra_specs = SPECS
+    vm.define()
+    vm.node.connection.restore(saved)
+    story.goes_on()
+
+
+def test_rescue(story: Story, vm: Guest, saved: str) -> None:
+    vm.destroy()
+    story.shows("")
+    vm.undefine()
+    vm.image, vm.agent = "python", False
+    vm.start()
+    story.shows("establishing")
+    time.sleep(LONG)
+    assert story.engine["health"] == "establishing", "the rescue image has no agent"
+    vm.destroy()
+    vm.undefine()
+    vm.image, vm.agent = "sh", True
+    vm.define()
+    vm.node.connection.restore(saved)
+    story.goes_on()
 
 
 # -- the agent ------------------------------------------------------------------------------
@@ -416,7 +514,7 @@ def elsewhere(cloud: Cloud) -> Iterator[Cloud]:
         lab.node.stop()
 
 
-def migrate(guest: Guest, there: Node) -> Guest:
+def migrate(guest: Guest, there: Node, mib_a_second: int = 0) -> Guest:
     """Moves a VM as Nova does; returns it where it is then."""
     arrived = Guest(there, **guest.options())  # type: ignore[arg-type]
     arrived.xml()  # brings the image along
@@ -424,7 +522,10 @@ def migrate(guest: Guest, there: Node) -> Guest:
         port = free.getsockname()[1]
     guest.domain.migrate3(
         there.connection,
-        {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://127.0.0.1:{port}"},
+        {
+            libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://127.0.0.1:{port}",
+            **({libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: mib_a_second} if mib_a_second else {}),
+        },
         libvirt.VIR_MIGRATE_LIVE
         | libvirt.VIR_MIGRATE_PERSIST_DEST
         | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
@@ -448,3 +549,53 @@ def test_live_migration_there_and_back(story: Story, vm: Guest, elsewhere: Cloud
     vm.continue_agent()
     story.goes_on(LOST, RECOVERED)
     assert there.told == [LOST, "heartbeat-lost ends: paused"]
+
+
+def test_five_migrations_in_a_row(story: Story, vm: Guest, elsewhere: Cloud) -> None:
+    there = Story(elsewhere, vm)
+    here = vm
+    for turn in range(5):
+        here = migrate(here, vm.node if turn % 2 else elsewhere.lab.node)
+    there.goes_on()
+    story.shows("")
+    migrate(here, vm.node)
+    story.goes_on()
+    assert there.told == []
+
+
+def test_migration_that_fails_half_way(story: Story, vm: Guest, elsewhere: Cloud) -> None:
+    there = Story(elsewhere, vm)
+    errors: list[libvirt.libvirtError] = []
+
+    def move() -> None:
+        try:
+            migrate(vm, elsewhere.lab.node, mib_a_second=1)
+        except libvirt.libvirtError as error:
+            errors.append(error)
+
+    mover = threading.Thread(target=move, daemon=True)
+    mover.start()
+    arriving = Guest(elsewhere.lab.node, **vm.options())  # type: ignore[arg-type]
+    pid_file = elsewhere.lab.node.run / "libvirt" / "qemu" / f"{vm.name}.pid"
+    until(pid_file.exists, 20, "the migration does not begin")
+    time.sleep(LONG)
+    os.kill(qemu_of(arriving), signal.SIGKILL)
+    mover.join(60)
+    assert len(errors) == 1
+    story.goes_on()
+    there.shows("")
+    assert there.told == []
+
+
+def test_migration_of_a_paused_vm(story: Story, vm: Guest, elsewhere: Cloud) -> None:
+    there = Story(elsewhere, vm)
+    vm.domain.suspend()
+    story.shows("paused")
+    arrived = migrate(vm, elsewhere.lab.node)
+    there.shows("paused")
+    time.sleep(LONG)
+    arrived.domain.resume()
+    there.goes_on()
+    migrate(arrived, vm.node)
+    story.goes_on()
+    assert there.told == []

@@ -58,7 +58,7 @@ _DOMAIN = """\
   <clock offset='utc'/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
-  <on_crash>destroy</on_crash>
+  <on_crash>{on_crash}</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <serial type='unix'>
@@ -97,7 +97,7 @@ class Guest:
     32; empty means that the flavor has none. Without `controller` nothing can be hot-plugged.
     `agent` says whether the agent starts with the guest; `port` is the name it looks for, or a
     device. A `disk` is /dev/vda, empty and without a file system; `devices` is XML of further
-    devices.
+    devices, `on_crash` what libvirt does after a panic that it sees.
     """
 
     node: Node
@@ -110,6 +110,7 @@ class Guest:
     controller: bool = True
     disk: bool = False
     devices: str = ""
+    on_crash: str = "destroy"
     agent: bool = True
     port: str = CHANNEL
     memory: int = 0  # MiB; 0: what the image needs
@@ -140,6 +141,7 @@ class Guest:
             uuid=self.uuid,
             display_name=escape(self.display_name),
             extra_specs=self._extra_specs_xml(),
+            on_crash=self.on_crash,
             memory=self.memory or _MEMORY.get(self.image, 128),
             project=self.project,
             kernel=built.kernel,

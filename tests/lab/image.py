@@ -47,6 +47,11 @@ _MODULES = (
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
+    # The power button as a device that busybox's acpid reads, and libvirt's <panic model='isa'/>.
+    "evdev",
+    "button",
+    "pvpanic",
+    "pvpanic-mmio",
 )
 
 # Parts of the standard library that neither the agent nor a check in the lab imports: with them

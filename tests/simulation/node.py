@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import selectors
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -20,14 +21,21 @@ from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State
 from tests.simulation.cloud import Cloud
 from tests.simulation.vm import HostEnd, Vm
+from vmhb_guest import log
 
 #: The difference between the wall clock and the monotonic one.
 EPOCH = 1_800_000_000.0
 
 
-def played_channels() -> AbstractContextManager[Any]:
-    """Has engines connect to played ports instead of unix sockets."""
-    return patch.object(engine_module, "Channel", HostEnd)
+def _nothing(*_: object) -> None:
+    """Is said."""
+
+
+@contextlib.contextmanager
+def played_channels() -> Iterator[None]:
+    """Has engines connect to played ports instead of unix sockets, and agents say nothing."""
+    with patch.object(engine_module, "Channel", HostEnd), patch.object(log, "_say", _nothing):
+        yield
 
 
 class Node:

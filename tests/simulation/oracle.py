@@ -147,7 +147,7 @@ class Oracle:
         elif heard:
             self.owes = self._maybe(self.owes)
             self.lost = False
-            self.boots_since = math.inf
+            self.boots_over = True
             self.forgiven_until = now + SETTINGS.grace_after_reboot
 
     def reboot(self, now: float) -> None:
@@ -176,9 +176,13 @@ class Oracle:
         self.lost = False
 
     def resume(self, now: float) -> None:
+        unseen, before = now - self.changed < REACTS, self.forgiven_for_sure
         self._step(now)
         self.paused = False
         self._forgive(now)
+        if unseen:
+            # As short as that, the engine may not have known of the pause.
+            self.forgiven_for_sure = before
         self._again(now)
 
     def disturb(self, now: float) -> None:
@@ -631,9 +635,11 @@ class Story:
         self.oracle.engine_begins(now)
 
     def _libvirt_gone(self, now: float) -> None:
+        # What it did not tell before it went, nobody knows.
+        self.cloud.run(REACTS)
         self.node.lose_libvirt()
-        self.away_since = now
-        self.oracle.disturb(now)
+        self.away_since = self.cloud.now
+        self.oracle.disturb(self.cloud.now)
         self.oracle.told = False
 
     def _libvirt_back(self, now: float) -> None:

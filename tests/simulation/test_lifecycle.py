@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,19 @@ from hypothesis import strategies as st
 
 from collectd_vmhb.publish import Note
 from collectd_vmhb.reporter import Reporter
+from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State
-from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultCleared, FaultRaised, Health, Severity
+from collectd_vmhb.verdict import (
+    ENGINE_IMPAIRED,
+    HEARTBEAT_LOST,
+    FaultCleared,
+    FaultRaised,
+    Health,
+    Severity,
+)
+from tests.simulation.cloud import Cloud
+from tests.simulation.node import Node, played_channels
+from tests.simulation.vm import Vm
 from tests.simulation.world import POLICY, UUID, World
 
 GRACE_AFTER_RESUME, GRACE_AFTER_REBOOT = 15.0, 25.0
@@ -281,3 +293,96 @@ def test_any_story_is_told_truly(story: list[tuple[str, float]]) -> None:
     life = Life()
     for action, seconds in story:
         life.happens(action, seconds)
+
+
+# -- whole hosts ----------------------------------------------------------------------------
+
+HOST = Settings(hold_down=0.0)
+SPECS = {"vmhb:enabled": "true", "vmhb:miss_threshold": "5"}
+#: Counted from a hang, with the two rounds for which a mass is held back.
+LATEST_OF_MANY = 5 * 1.0 + 0.9 + 2 * 1.0 + 0.1
+
+
+@pytest.fixture(name="cloud")
+def _cloud() -> Iterator[Cloud]:
+    with played_channels():
+        yield Cloud(1)
+
+
+def host_of(cloud: Cloud, count: int) -> Node:
+    """A host whose VMs all answer."""
+    node = Node(cloud, HOST)
+    node.start()
+    cloud.run(1.0)
+    for number in range(count):
+        Vm(node, f"vm-{number}", SPECS).start(2.0)
+    cloud.run(10.0)
+    assert {node.health(uuid) for uuid in node.vms} == {"healthy"}
+    return node
+
+
+def test_half_of_all_vms_silent_in_the_same_moment(cloud: Cloud) -> None:
+    node = host_of(cloud, 40)
+    hung = [vm for number, vm in enumerate(node.vms.values()) if number % 2]
+    for vm in hung:
+        vm.hang()
+    cloud.run(LATEST_OF_MANY)
+    first, *others = [(uuid, fault) for _, uuid, fault, _ in node.alarms.raised]
+    assert first == ("", ENGINE_IMPAIRED)
+    assert sorted(others) == sorted((vm.uuid, HEARTBEAT_LOST) for vm in hung)
+    for vm in hung:
+        vm.thaw()
+    cloud.run(15.0)
+    assert node.alarms.open == {}
+
+
+def test_collectd_restarted_while_vms_hang(cloud: Cloud) -> None:
+    node = host_of(cloud, 10)
+    found, hanging = node.vms["vm-1"], node.vms["vm-2"]
+    found.hang()
+    cloud.run(10.0)
+    node.kill()
+    hanging.hang()
+    cloud.run(3.0)
+    node.start()
+    cloud.run(HOST.grace_after_resume - 0.1)
+    assert list(node.alarms.open.values()) == [(found.uuid, HEARTBEAT_LOST)]
+    cloud.run(5 * 1.0 + 0.9 + 1.7)
+    assert [(uuid, fault) for _, uuid, fault, _ in node.alarms.raised] == [
+        (found.uuid, HEARTBEAT_LOST),
+        (hanging.uuid, HEARTBEAT_LOST),
+    ]
+
+
+def test_migration_to_a_host_without_engine(cloud: Cloud) -> None:
+    node, bare = host_of(cloud, 1), Node(cloud, HOST)
+    (vm,) = node.vms.values()
+    vm.hang()
+    cloud.run(10.0)
+    assert node.alarms.of(vm.uuid) == {HEARTBEAT_LOST}
+    vm.pause()
+    cloud.run(1.0)
+    vm.move(bare)
+    cloud.run(1.0)
+    assert node.health(vm.uuid) == ""
+    assert node.alarms.open == {}, "nobody knows any more, and nobody is told that it failed"
+
+
+def test_evacuation(cloud: Cloud) -> None:
+    node, other = host_of(cloud, 1), host_of(cloud, 1)
+    (vm,) = node.vms.values()
+    vm.hang()
+    cloud.run(10.0)
+    node.kill()
+    vm.stop()
+    vm.undefine()
+    vm.node = other
+    other.vms["evacuated"] = vm
+    vm.uuid = "evacuated"
+    vm.start(5.0)
+    cloud.run(20.0)
+    assert other.health("evacuated") == "healthy"
+    assert other.alarms.raised == []
+    node.start()
+    cloud.run(5.0)
+    assert node.alarms.open == {}, "the host that is back closes what it left open"

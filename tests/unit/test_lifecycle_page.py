@@ -13,6 +13,7 @@ FILES = {
     "main": "tests/e2e/test_main_job.py",
     "restarts": "tests/e2e/test_restarts.py",
     "ways": "tests/e2e/test_ways_in.py",
+    "many": "tests/integration/test_many_vms.py",
     "simulation": "tests/simulation/test_lifecycle.py",
 }
 NAMED = set(re.findall(r"(\w+)::(test_\w+)", PAGE))
