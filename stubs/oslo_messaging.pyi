@@ -21,6 +21,8 @@ class TransportURL:
     def parse(cls, conf: ConfigOpts, url: str | None = ...) -> TransportURL: ...
 
 class NotificationTransport:
+    # Nothing public lets one bound the time that a broker may take.
+    _driver: Any
     def _send_notification(
         self,
         target: Target,

@@ -1,55 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Vitrage should show and what it was told so far; on disk, so that nothing is forgotten.
+"""What Vitrage should show and what it was told so far; in memory, quick, for any thread.
 
-A row is one generation of an incident. It is *wanted* while the engine says so, and *told* from
-the moment we first tried to send it: from then on Vitrage may hold it, delivered or not.
+An entry is one generation of an incident. It is *wanted* while the engine says so, and *told*
+from the moment we first tried to send it: from then on Vitrage may hold it, delivered or not.
 
-* wanted, not sent yet: to be raised. Withdrawn before anything was told: forgotten.
-* not wanted, told: to be cleared, and forgotten once that was sent.
+* wanted: to be raised, and again each period, because Vitrage forgets. Withdrawn before anything
+  was told: forgotten.
+* not wanted, told: to be cleared, again for a while, because Vitrage may be down, then forgotten.
 
 Thus what waits is bounded by what is open, however long the broker is away, and changes leave
-in the order in which they came.
+in the order in which they came. `store` keeps a copy on disk.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
+import heapq
+import math
+import random
 import threading
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Callable
 
 from vitrage_notifier.alarm import Alarm, Cleared, News, OpenFaults, Raised, Subject
 
 #: Ten faults on each of a thousand VMs: beyond this something else is broken.
 MAX_WANTED = 10_000
-#: Hosts whose handshake may be incomplete at one time, when this collectd serves several.
-MAX_HANDSHAKES = 100
+#: Cleared alarms whose OK is repeated; beyond this the one that was repeated longest goes.
+MAX_REPEATED_OKS = 10_000
+#: Changes of which an account is kept while the disk does not take them; beyond this it gets all.
+MAX_UNSAVED = 4 * MAX_WANTED
+#: Hosts whose engine is known, or whose handshake may be incomplete, if we serve several.
+MAX_HOSTS = 100
+#: Alarms that are compared with an engine's list before others may have the outbox again.
+AT_ONCE = 100
+#: An alarm is sent again after this part of the period at the earliest, at random: after an
+#: outage of the broker, a thousand nodes shall not stay in step.
+EARLIEST_RESEND = 0.75
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE alarm (
-    incident TEXT NOT NULL,
-    generation INTEGER NOT NULL,
-    host TEXT NOT NULL,
-    instance TEXT NOT NULL,
-    fault TEXT NOT NULL,
-    severity TEXT NOT NULL,
-    time REAL NOT NULL,
-    wanted INTEGER NOT NULL,
-    told INTEGER NOT NULL,
-    sent REAL,
-    turn INTEGER NOT NULL,
-    PRIMARY KEY (incident, generation)
-);
-CREATE UNIQUE INDEX one_per_subject ON alarm (host, instance, fault) WHERE wanted;
-CREATE INDEX in_turn ON alarm (turn);
-CREATE INDEX waiting ON alarm (turn) WHERE NOT wanted OR sent IS NULL;
-CREATE INDEX by_sent ON alarm (sent);
-"""
+Key = tuple[str, int]
 
 
 class OutboxFullError(Exception):
@@ -64,234 +56,346 @@ class Errand:
     wanted: bool
 
 
-class Outbox:
-    """Takes news from any thread, keeps errands for one sender.
+@dataclass(frozen=True)
+class Entry:
+    """One generation of an incident, as it is kept on disk."""
 
-    One connection under one lock, because collectd's threads come and go: a connection per
-    thread would be opened for each notification. The lock is never held while something is sent
-    or logged. Raises sqlite3.Error when the disk fails.
+    alarm: Alarm
+    wanted: bool
+    told: bool
+    #: Rises with each change: the order in which they are sent.
+    turn: int
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """What a copy of the entries lacks."""
+
+    #: None for what is gone.
+    entries: Mapping[Key, Entry | None]
+    #: Whether that is all there is: what else the copy has is to go.
+    everything: bool
+    #: `Outbox.changes` at that moment.
+    changes: int
+
+
+@dataclass
+class _Held:
+    """An entry and where it stands in this process; times are of the monotonic clock."""
+
+    alarm: Alarm
+    wanted: bool
+    told: bool
+    turn: int
+    #: Since when it waits to be sent for the first time in its present state.
+    waiting_since: float
+    #: When it is to be sent again; meaningless while it waits.
+    due: float = 0.0
+    #: Until when an OK is repeated; None: it was not sent yet.
+    until: float | None = None
+
+
+@dataclass
+class _Review:
+    """What an engine has listed, and what was wanted then and is still to be compared with it."""
+
+    host: str
+    time: float
+    listed: frozenset[str]
+    keys: list[Key]
+
+
+class Outbox:
+    """Takes news from any thread, keeps errands for one sender and changes for one store.
+
+    Every call leaves the outbox to others after a millisecond or less (`unsaved` after a trouble
+    with the disk: some milliseconds for ten thousand entries), whatever disk and broker do.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        resend_interval: float,
+        repeat_ok_for: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._resend_interval = resend_interval
+        self._repeat_ok_for = repeat_ok_for
+        self._clock = clock
         self._lock = threading.Lock()
+        self._held: dict[Key, _Held] = {}
+        self._wanted: dict[Subject, Key] = {}
+        #: What has not been sent in its present state, in turn.
+        self._waiting: dict[Key, None] = {}
+        #: What is to be sent again: (due, key); entries that changed since are passed over.
+        self._again: list[tuple[float, Key]] = []
+        #: What is not wanted and whose OK was sent, the longest ago first.
+        self._repeated_oks: dict[Key, None] = {}
+        #: Incident -> its generations that are held.
+        self._generations: dict[str, set[int]] = {}
+        #: What the copy on disk does not have; None: too much to say.
+        self._unsaved: dict[Key, None] | None = {}
+        self._changes = 0
+        self._turn = 0
         #: Per host, the handshake that is coming in: its id and the parts seen.
         self._handshakes: dict[str, tuple[str, dict[int, frozenset[str]]]] = {}
-        self._engines: set[str] = set()
-        _create_private(path)
-        self._db = sqlite3.connect(
-            str(path), timeout=5.0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            _prepare(self._db)
-        except BaseException:
-            self._db.close()
-            raise
-
-    def close(self) -> None:
-        """Release the file."""
-        with self._lock:
-            self._db.close()
+        #: Left to the sender: with thousands of alarms they would hold up who dispatches.
+        self._reviews: deque[_Review] = deque(maxlen=MAX_HOSTS)
+        self._engines: dict[str, None] = {}
 
     def take(self, news: News) -> bool:
         """Keep what the engine said; True when there may be something new to send."""
-        with self._changing():
+        with self._lock:
             if isinstance(news, Raised):
                 return self._raise(news)
             if isinstance(news, Cleared):
                 return self._clear(news)
             return self._shake_hands(news)
 
-    def next_errand(self, now: float, resend_interval: float) -> Errand | None:
+    def next_errand(self, repeats: bool = True) -> Errand | None:
         """Return what is to be sent next, marked as told; None when Vitrage knows everything.
 
-        An alarm that is open is due again `resend_interval` seconds after it was sent. `now` is
-        seconds since the epoch.
+        Without `repeats` only what has changed since it was sent.
         """
-        with self._changing():
-            row = self._db.execute(
-                "SELECT * FROM alarm WHERE NOT wanted OR sent IS NULL ORDER BY turn LIMIT 1"
-            ).fetchone()
-            if row is None:
-                # A clock that was set back must not silence us until it has caught up.
-                self._db.execute("UPDATE alarm SET sent = ? WHERE sent > ?", (now, now))
-                row = self._db.execute(
-                    "SELECT * FROM alarm WHERE sent <= ? ORDER BY sent LIMIT 1",
-                    (now - resend_interval,),
-                ).fetchone()
-            if row is None:
+        while self._review():
+            pass
+        with self._lock:
+            key = next(iter(self._waiting), None)
+            if key is None and repeats:
+                key = self._due()
+            if key is None:
                 return None
-            alarm = _alarm(row)
-            self._update(alarm, "told = 1")
-            return Errand(alarm, bool(row["wanted"]))
+            held = self._held[key]
+            if not held.told:
+                held.told = True
+                self._changed(key)
+            return Errand(held.alarm, held.wanted)
 
-    def done(self, errand: Errand, now: float) -> None:
+    def next_repeat(self) -> float:
+        """Return the seconds until something that was sent before is to be sent again."""
+        with self._lock:
+            self._due()
+            return self._again[0][0] - self._clock() if self._again else math.inf
+
+    def done(self, errand: Errand) -> None:
         """Note that the broker has taken this errand."""
-        with self._changing():
-            if errand.wanted:
-                self._update(errand.alarm, "sent = ?", now)
-            else:
-                self._forget(errand.alarm)
+        key = (errand.alarm.incident, errand.alarm.generation)
+        with self._lock:
+            held = self._held.get(key)
+            if held is None or held.wanted != errand.wanted:
+                return  # withdrawn while it was under way: the OK is still to be sent
+            self._waiting.pop(key, None)
+            now = self._clock()
+            held.due = now + self._resend_interval * random.uniform(EARLIEST_RESEND, 1.0)  # noqa: S311
+            if not held.wanted:
+                if held.until is None:
+                    held.until = now + self._repeat_ok_for
+                    self._repeat_ok(key)
+                if held.due > held.until:
+                    self._forget(key)
+                    return
+            heapq.heappush(self._again, (held.due, key))
 
     def open_alarms(self) -> list[Alarm]:
         """Return what Vitrage should show, in the order in which it came."""
         with self._lock:
-            rows = self._db.execute("SELECT * FROM alarm WHERE wanted ORDER BY turn").fetchall()
-        return [_alarm(row) for row in rows]
+            held = sorted((self._held[key] for key in self._wanted.values()), key=_turn)
+            return [each.alarm for each in held]
 
-    def engines(self) -> dict[str, int]:
-        """Return the hosts whose engine has listed its faults to us, and how many are open."""
+    def engines(self) -> list[str]:
+        """Return the hosts whose engine has listed its faults to us since the start."""
         with self._lock:
-            rows = self._db.execute("SELECT host, count(*) FROM alarm WHERE wanted GROUP BY host")
-            counts = dict(rows.fetchall())
-            return {host: counts.get(host, 0) for host in sorted(self._engines)}
+            return list(self._engines)
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def count_open(self, host: str) -> int:
+        """Return how many alarms of this host Vitrage should show."""
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                # sqlite has rolled back by itself when, for one, the disk is full.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+            return sum(subject.host == host for subject in self._wanted)
+
+    def backlog(self) -> tuple[int, float]:
+        """Return how many errands wait to be sent at all, and the seconds that the oldest waits."""
+        with self._lock:
+            oldest = next(iter(self._waiting), None)
+            if oldest is None:
+                return 0, 0.0
+            return len(self._waiting), self._clock() - self._held[oldest].waiting_since
+
+    def _review(self) -> bool:
+        """Withdraw some of what an engine did not list; True while there is more to look at."""
+        with self._lock:
+            if not self._reviews:
+                return False
+            review = self._reviews[0]
+            keys, review.keys = review.keys[:AT_ONCE], review.keys[AT_ONCE:]
+            for key in keys:
+                held = self._held.get(key)
+                mine = held is not None and held.alarm.subject.host == review.host
+                if held is not None and held.wanted and mine and key[0] not in review.listed:
+                    self._withdraw(key, review.time)
+            if not review.keys:
+                self._reviews.popleft()
+            return True
+
+    # -- for the store ----------------------------------------------------------------------
+
+    @property
+    def changes(self) -> int:
+        """Count the changes that a copy of the entries has to follow."""
+        return self._changes
+
+    def unsaved(self, everything: bool = False) -> Unsaved:
+        """Return what has changed since the last call, or all that is held."""
+        with self._lock:
+            everything = everything or self._unsaved is None
+            keys = self._held if everything else self._unsaved or ()
+            held = [(key, self._held.get(key)) for key in keys]
+            states = [
+                (key, each and (each.alarm, each.wanted, each.told, each.turn))
+                for key, each in held
+            ]
+            self._unsaved = {}
+            changes = self._changes
+        entries = {key: Entry(*state) if state else None for key, state in states}
+        return Unsaved(entries, everything, changes)
+
+    def restore(self, entries: Iterable[Entry]) -> None:
+        """Take up what an earlier process left, below what is known already.
+
+        An engine that has listed its faults has raised them all: what it left out is over.
+        """
+        with self._lock:
+            for entry in sorted(entries, key=_turn):
+                self._restore(entry)
+
+    # -- inside, under the lock -------------------------------------------------------------
 
     def _raise(self, news: Raised) -> bool:
-        known = self._wanted(news.subject)
-        if known is not None and known.incident == (news.incident or known.incident):
+        key = self._wanted.get(news.subject)
+        if key is None:
+            self._want(news, news.incident or str(uuid.uuid4()))
+            return True
+        known = self._held[key].alarm
+        if known.incident == (news.incident or known.incident):
             if known.severity == news.severity:
                 return False
-            self._withdraw(known, news.time)
-            self._want(news, known.incident, known.generation + 1)
+            self._withdraw(key, news.time)
+            self._want(news, known.incident, known.generation)
             return True
-        if known is not None:
-            # The engine has one incident per subject: that it closed the old one got lost.
-            self._withdraw(known, news.time)
-        self._want(news, news.incident or str(uuid.uuid4()), 1)
+        # The engine has one incident per subject: that it closed the old one got lost.
+        self._withdraw(key, news.time)
+        self._want(news, news.incident or str(uuid.uuid4()))
         return True
 
-    def _want(self, news: Raised, incident: str, generation: int) -> None:
-        (count,) = self._db.execute("SELECT count(*) FROM alarm WHERE wanted").fetchone()
-        if count >= MAX_WANTED:
+    def _want(self, news: Raised, incident: str, at_least: int = 1) -> None:
+        if len(self._wanted) >= MAX_WANTED:
             raise OutboxFullError
         # An id that Vitrage may still hold, or is about to lose, must not be used again.
-        (used,) = self._db.execute(
-            "SELECT coalesce(max(generation), 0) FROM alarm WHERE incident = ?", (incident,)
-        ).fetchone()
-        subject = news.subject
-        self._db.execute(
-            "INSERT INTO alarm VALUES (?, ?, ?, ?, ?, ?, ?, 1, 0, NULL, ?)",
-            (
-                incident,
-                max(generation, used + 1),
-                subject.host,
-                subject.instance,
-                subject.fault,
-                news.severity,
-                news.time,
-                self._next_turn(),
-            ),
-        )
+        held = self._generations.get(incident, ())
+        generation = max(at_least, max(held, default=0) + 1)
+        alarm = Alarm(incident, generation, news.subject, news.severity, news.time)
+        self._hold(alarm, wanted=True, told=False)
 
     def _clear(self, news: Cleared) -> bool:
-        known = self._wanted(news.subject)
-        if known is None or known.incident != (news.incident or known.incident):
+        key = self._wanted.get(news.subject)
+        if key is None or key[0] != (news.incident or key[0]):
             return False
-        self._withdraw(known, news.time)
+        self._withdraw(key, news.time)
         return True
 
     def _shake_hands(self, news: OpenFaults) -> bool:
-        handshake, seen = self._handshakes.get(news.host, ("", {}))
+        handshake, seen = self._handshakes.pop(news.host, ("", {}))
         if handshake != news.handshake:
             handshake, seen = news.handshake, {}
         seen[news.part] = news.incidents
-        self._handshakes[news.host] = (handshake, seen)
-        if len(self._handshakes) > MAX_HANDSHAKES:
-            del self._handshakes[next(iter(self._handshakes))]
         if len(seen) < news.parts:
+            self._handshakes[news.host] = (handshake, seen)
+            _bound(self._handshakes)
             return False
-        del self._handshakes[news.host]
-        if len(self._engines) < MAX_HANDSHAKES:
-            self._engines.add(news.host)
-        listed = frozenset().union(*seen.values())
-        rows = self._db.execute("SELECT * FROM alarm WHERE wanted AND host = ?", (news.host,))
-        strays = [alarm for alarm in map(_alarm, rows.fetchall()) if alarm.incident not in listed]
-        for alarm in strays:
-            self._withdraw(alarm, news.time)
-        return bool(strays)
+        self._engines[news.host] = None
+        _bound(self._engines)
+        listed: frozenset[str] = frozenset().union(*seen.values())
+        self._reviews.append(_Review(news.host, news.time, listed, list(self._wanted.values())))
+        return True
 
-    def _wanted(self, subject: Subject) -> Alarm | None:
-        row = self._db.execute(
-            "SELECT * FROM alarm WHERE wanted AND host = ? AND instance = ? AND fault = ?",
-            (subject.host, subject.instance, subject.fault),
-        ).fetchone()
-        return None if row is None else _alarm(row)
+    def _restore(self, entry: Entry) -> None:
+        alarm = entry.alarm
+        key = (alarm.incident, alarm.generation)
+        present = self._held.get(key)
+        if present is not None:
+            if present.alarm.severity == alarm.severity:
+                present.told = present.told or entry.told
+                return
+            # Vitrage shows for ever what it saw first under this id.
+            self._forget(key)
+            self._hold(alarm, wanted=False, told=True)
+            if present.wanted:
+                now = present.alarm
+                self._want(Raised(now.subject, now.severity, now.time, key[0]), key[0])
+            return
+        known = alarm.subject in self._wanted or alarm.subject.host in self._engines
+        wanted = entry.wanted and not known and len(self._wanted) < MAX_WANTED
+        if wanted or entry.told:
+            self._hold(alarm, wanted, entry.told)
 
-    def _withdraw(self, alarm: Alarm, time: float) -> None:
+    def _hold(self, alarm: Alarm, wanted: bool, told: bool) -> None:
+        key = (alarm.incident, alarm.generation)
+        self._held[key] = _Held(alarm, wanted, told, self._next_turn(), self._clock())
+        self._waiting[key] = None
+        self._generations.setdefault(alarm.incident, set()).add(alarm.generation)
+        if wanted:
+            self._wanted[alarm.subject] = key
+        self._changed(key)
+
+    def _withdraw(self, key: Key, time: float) -> None:
         """Want the alarm no more; what was never told is simply forgotten."""
-        self._db.execute(
-            "DELETE FROM alarm WHERE incident = ? AND generation = ? AND NOT told",
-            (alarm.incident, alarm.generation),
-        )
-        self._update(alarm, "wanted = 0, time = ?, turn = ?", time, self._next_turn())
+        held = self._held[key]
+        self._forget(key)
+        if held.told:
+            old = held.alarm
+            alarm = Alarm(old.incident, old.generation, old.subject, old.severity, time)
+            self._hold(alarm, wanted=False, told=True)
+
+    def _repeat_ok(self, key: Key) -> None:
+        self._repeated_oks[key] = None
+        if len(self._repeated_oks) > MAX_REPEATED_OKS:
+            self._forget(next(iter(self._repeated_oks)))
+
+    def _forget(self, key: Key) -> None:
+        held = self._held.pop(key)
+        self._waiting.pop(key, None)
+        self._repeated_oks.pop(key, None)
+        self._generations[key[0]].discard(key[1])
+        if not self._generations[key[0]]:
+            del self._generations[key[0]]
+        if held.wanted:
+            del self._wanted[held.alarm.subject]
+        self._changed(key)
+
+    def _due(self) -> Key | None:
+        while self._again:
+            due, key = self._again[0]
+            held = self._held.get(key)
+            if held is None or held.due != due or key in self._waiting:
+                heapq.heappop(self._again)
+                continue
+            return key if due <= self._clock() else None
+        return None
+
+    def _changed(self, key: Key) -> None:
+        self._changes += 1
+        if self._unsaved is not None:
+            self._unsaved[key] = None
+            if len(self._unsaved) > MAX_UNSAVED:
+                self._unsaved = None
 
     def _next_turn(self) -> int:
-        (last,) = self._db.execute("SELECT coalesce(max(turn), 0) FROM alarm").fetchone()
-        return int(last) + 1
-
-    def _update(self, alarm: Alarm, change: str, *values: float) -> None:
-        self._db.execute(
-            f"UPDATE alarm SET {change} WHERE incident = ? AND generation = ?",  # noqa: S608
-            (*values, alarm.incident, alarm.generation),
-        )
-
-    def _forget(self, alarm: Alarm) -> None:
-        self._db.execute(
-            "DELETE FROM alarm WHERE incident = ? AND generation = ?",
-            (alarm.incident, alarm.generation),
-        )
+        self._turn += 1
+        return self._turn
 
 
-def open_outbox(path: Path) -> tuple[Outbox, str | None]:
-    """Open the outbox; one that cannot be read is set aside, and the text says so.
-
-    That costs little: the engine raises every open fault again when it starts, and Vitrage drops
-    what nobody re-sends. Raises OSError or sqlite3.Error when a new one cannot be made either.
-    """
-    try:
-        return Outbox(path), None
-    except sqlite3.OperationalError:
-        # Locked, full or not writable: a fresh file would be no better.
-        raise
-    except sqlite3.DatabaseError as problem:
-        aside = path.with_name(path.name + ".unreadable")
-        path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return Outbox(path), f"{path} is unreadable ({problem}): set aside as {aside.name}"
+def _turn(entry: Entry | _Held) -> int:
+    return entry.turn
 
 
-def _create_private(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # sqlite gives its side files the mode of the database.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    db.row_factory = sqlite3.Row
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in (0, _VERSION):
-        raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
-    db.execute("PRAGMA journal_mode = WAL")
-    # A crash of the process loses nothing; a power cut may lose the last changes, which the
-    # engine's handshake after its start repairs. A flush per notification is not worth that.
-    db.execute("PRAGMA synchronous = NORMAL")
-    if version == 0:
-        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-
-
-def _alarm(row: sqlite3.Row) -> Alarm:
-    subject = Subject(row["host"], row["instance"], row["fault"])
-    return Alarm(row["incident"], row["generation"], subject, row["severity"], row["time"])
+def _bound(hosts: dict[str, Any]) -> None:
+    if len(hosts) > MAX_HOSTS:
+        del hosts[next(iter(hosts))]

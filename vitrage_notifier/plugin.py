@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""collectd's callbacks: notifications go into the outbox, a thread carries them on.
+"""collectd's callbacks: notifications go into the outbox, threads save it and carry it on.
 
 Nothing here may take collectd down: a config callback that raises ends the daemon, and so does
 an import that fails. What is wrong is said in the log, and this plugin stays off.
@@ -7,18 +7,20 @@ an import that fails. What is wrong is said in the log, and this plugin stays of
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import collectd
 
 from vitrage_notifier.alarm import PLUGIN, News, NotOursError, read
-from vitrage_notifier.outbox import MAX_WANTED, Outbox, OutboxFullError, open_outbox
+from vitrage_notifier.outbox import MAX_WANTED, Outbox, OutboxFullError
 from vitrage_notifier.sender import Sender, Transport
-from vitrage_notifier.settings import Settings, read_settings
+from vitrage_notifier.settings import Settings, read_settings, with_url
+from vitrage_notifier.store import Store
 
 NAME = "vitrage_notifier"
 
@@ -28,6 +30,12 @@ SHUTDOWN_PATIENCE = 5.0
 MAX_EARLY = 10_000
 #: Different complaints about notifications that are logged; the rest would only fill the log.
 MAX_COMPLAINTS = 50
+#: ``type_instance`` of our one notification: changes are kept in memory only.
+NOT_ON_DISK = "outbox-not-on-disk"
+#: collectd's char[256] less the terminating NUL.
+MESSAGE_MAX = 255
+#: What the disk says when it is no matter of configuration.
+_BAD_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class CollectdLog:
@@ -63,7 +71,14 @@ class Notifier:
         self._blocks = 0
         self._lock_fd: int | None = None
         self._outbox: Outbox | None = None
+        self._store: Store | None = None
         self._sender: Sender | None = None
+        #: Notifications of plugin vmhb that made no sense; alarms for which there was no room.
+        self._ignored = 0
+        self._dropped = 0
+        #: Seconds that a dispatching thread spent here, at most, since the last read.
+        self._longest = 0.0
+        self._told_trouble = False
         #: None: no longer kept, either taken over by the outbox or of no use.
         self._early: list[News] | None = []
         self._early_lock = threading.Lock()
@@ -97,24 +112,41 @@ class Notifier:
 
     def notify(self, notification: collectd.Notification) -> None:
         """Keep a notification of ours; quick, because the engine's dispatcher waits for it."""
+        began = time.monotonic()
         try:
             if notification.plugin == PLUGIN:
                 self._notify(notification)
         except NotOursError as problem:
+            self._ignored += 1
             self._complain(f"notification ignored: {problem}")
         except Exception as problem:
             self._complain(f"notification lost: {type(problem).__name__}: {problem}")
+        self._longest = max(self._longest, time.monotonic() - began)
+
+    def read(self) -> None:
+        """Hand out our values, and say when the disk fails and when it is back."""
+        try:
+            outbox, store, sender = self._outbox, self._store, self._sender
+            if outbox is not None and store is not None and sender is not None:
+                self._tell_trouble(store.trouble)
+                for type_, name, value in self._values(outbox, store, sender):
+                    collectd.Values(
+                        plugin=NAME, type=type_, type_instance=name, values=[value]
+                    ).dispatch()
+        except Exception as problem:
+            # collectd would call us ever more rarely.
+            self._complain(f"values lost: {type(problem).__name__}: {problem}")
 
     def shutdown(self) -> None:
         """Stop to send; what waits is on disk and goes out after the next start."""
         with self._early_lock:
             self._early = None
-        outbox, self._outbox = self._outbox, None
+        self._outbox = None
         if self._sender is not None and not self._sender.stop(SHUTDOWN_PATIENCE):
             self._log.warning("the broker's library does not return: left behind")
+        if self._store is not None and not self._store.stop():
+            self._log.error("the disk does not answer: what it lacks is lost")
             return
-        if outbox is not None:
-            outbox.close()
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -124,21 +156,36 @@ class Notifier:
             self._log.error(f"stays off: there is no <Module {NAME}> block with a TransportUrl")
         if self._settings is None or self._errors:
             return
-        settings = self._settings
+        try:
+            settings = with_url(self._settings)
+        except ValueError as problem:
+            self._log.error(f"stays off: {problem}")
+            return
         self._log = CollectdLog(settings)
         transport = self._open_transport(settings)
-        if transport is None:
+        if transport is None or not self._own(settings.state_dir):
             return
-        self._lock_fd = _lock(settings.state_dir / "notifier.lock")
-        if self._lock_fd is None:
-            self._log.notice(f"another collectd serves {settings.state_dir}: this one does nothing")
-            return
-        outbox, lost = open_outbox(settings.state_dir / "outbox.sqlite")
-        if lost:
-            self._log.error(lost)
-        self._sender = Sender(outbox, transport, self._log, settings.resend_interval)
+        outbox = Outbox(settings.resend_interval, settings.repeat_ok_for)
+        self._store = Store(outbox, settings.state_dir / "outbox.sqlite", self._log)
+        self._store.start()
+        self._sender = Sender(
+            outbox, transport, self._log, settings.resend_interval, self._store.settle
+        )
         self._sender.start()
         self._outbox = outbox
+
+    def _own(self, state_dir: Path) -> bool:
+        """Become the one owner of the outbox; False when another process is."""
+        try:
+            self._lock_fd = _lock(state_dir / "notifier.lock")
+        except OSError as problem:
+            if problem.errno not in _BAD_DISK:
+                raise
+            # Two of us would send the same alarms under the same ids: better than none.
+            return True
+        if self._lock_fd is None:
+            self._log.notice(f"another collectd serves {state_dir}: this one does nothing")
+        return self._lock_fd is not None
 
     def _open_transport(self, settings: Settings) -> Transport | None:
         try:
@@ -173,18 +220,56 @@ class Notifier:
         try:
             changed = outbox.take(news)
         except OutboxFullError:
+            self._dropped += 1
             self._complain(f"more than {MAX_WANTED} alarms are open: new ones are not sent")
             return
-        except sqlite3.Error as problem:
-            self._complain(f"notification lost: cannot write the outbox: {problem}")
-            return
-        if changed and self._sender is not None:
+        if changed and self._store is not None and self._sender is not None:
+            self._store.wake()
             self._sender.wake()
+
+    def _values(self, outbox: Outbox, store: Store, sender: Sender) -> list[tuple[str, str, float]]:
+        """Return type, type_instance and value of what the README lists."""
+        queued, oldest = outbox.backlog()
+        longest, self._longest = self._longest, 0.0
+        counters = sender.counters
+        values: list[tuple[str, str, float]] = [
+            ("gauge", "open", len(outbox.open_alarms())),
+            ("gauge", "on-disk", not store.trouble),
+            ("queue_length", "queued", queued),
+            ("duration", "oldest", oldest),
+            ("latency", "callback", longest),
+            ("derive", "sent", counters.sent),
+            ("derive", "retried", counters.retried),
+            ("derive", "ignored", self._ignored),
+            ("derive", "dropped", self._dropped),
+            ("derive", "failed-no-consumer", counters.unread),
+        ]
+        failed = sorted(counters.failed.items())
+        return values + [("derive", f"failed-{kind}", count) for kind, count in failed]
+
+    def _tell_trouble(self, trouble: str) -> None:
+        if bool(trouble) is self._told_trouble:
+            return
+        self._told_trouble = bool(trouble)
+        collectd.Notification(
+            plugin=NAME,
+            type="gauge",
+            type_instance=NOT_ON_DISK,
+            severity=collectd.NOTIF_WARNING if trouble else collectd.NOTIF_OKAY,
+            message=_ascii(f"alarms are kept in memory only: {trouble}")[:MESSAGE_MAX]
+            if trouble
+            else "the outbox is on disk again",
+        ).dispatch()
 
     def _complain(self, text: str) -> None:
         if text not in self._complaints and len(self._complaints) < MAX_COMPLAINTS:
             self._complaints.add(text)
             self._log.error(text)
+
+
+def _ascii(text: str) -> str:
+    # collectd cuts by bytes, and would cut a character in two.
+    return text.encode("ascii", "replace").decode().replace("\0", "?")
 
 
 def _lock(path: Path) -> int | None:
@@ -206,4 +291,5 @@ _notifier = Notifier()
 collectd.register_config(_notifier.config, name=NAME)
 collectd.register_init(_notifier.init, name=NAME)
 collectd.register_notification(_notifier.notify, name=NAME)
+collectd.register_read(_notifier.read, name=NAME)
 collectd.register_shutdown(_notifier.shutdown, name=NAME)

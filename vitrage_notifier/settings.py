@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol, Union
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 Value = Union[str, float, bool]
+
+#: Characters of a transport URL: some twenty brokers with long passwords.
+MAX_URL = 4096
 
 
 class Node(Protocol):
@@ -34,12 +39,16 @@ class Settings:
     """What the operator decides; durations are seconds."""
 
     #: oslo.messaging's transport URL of the broker that Vitrage listens on; holds a password.
-    transport_url: str
+    transport_url: str = ""
+    #: The file that holds it instead, for root alone.
+    transport_url_file: Path | None = None
     topic: str = "vitrage_notifications"
     #: Holds the outbox and the lock; the engine's directory, unless told otherwise.
     state_dir: Path = Path("/var/lib/vmhb")
     #: Period in which open alarms are sent again: Vitrage drops them at each of its snapshots.
     resend_interval: float = 60.0
+    #: How long the OK of a cleared alarm is repeated, once per such period.
+    repeat_ok_for: float = 900.0
     #: How long the broker may take to answer.
     send_timeout: float = 10.0
 
@@ -64,9 +73,16 @@ class Settings:
 
 
 #: Key of the stanza -> field; for durations, the least and the most it may be.
-_TEXTS = {"TransportUrl": "transport_url", "Topic": "topic", "StateDir": "state_dir"}
+_TEXTS = {
+    "TransportUrl": "transport_url",
+    "TransportUrlFile": "transport_url_file",
+    "Topic": "topic",
+    "StateDir": "state_dir",
+}
+_PATHS = ("TransportUrlFile", "StateDir")
 _SECONDS = {
-    "ResendInterval": ("resend_interval", 1.0, 3600.0),
+    "ResendInterval": ("resend_interval", 1.0, 120.0),
+    "RepeatOkFor": ("repeat_ok_for", 0.0, 86400.0),
     "SendTimeout": ("send_timeout", 1.0, 300.0),
 }
 _KEYS = {key.lower(): key for key in (*_TEXTS, *_SECONDS)}
@@ -77,8 +93,13 @@ def read_settings(block: Node) -> tuple[Settings | None, list[str]]:
     values: dict[str, str | float | Path] = {}
     errors = [error for node in block.children for error in _read_key(node, values)]
     seen = {node.key.lower() for node in block.children}
-    if "transporturl" not in seen:
-        errors.append('TransportUrl: is missing; write TransportUrl "rabbit://USER:PASSWORD@HOST/"')
+    if "transporturl" in seen and "transporturlfile" in seen:
+        errors.append("TransportUrlFile: is given besides TransportUrl; keep one of them")
+    if "transporturl" not in seen and "transporturlfile" not in seen:
+        errors.append(
+            "TransportUrlFile: is missing; name a file for root alone that holds "
+            "rabbit://USER:PASSWORD@HOST:5672/"
+        )
     return (None if errors else Settings(**values)), errors  # type: ignore[arg-type]
 
 
@@ -107,11 +128,41 @@ def _checked(key: str, value: Value) -> str | float | Path:
         return value
     if not isinstance(value, str) or not value:
         raise ValueError("takes a text in quotes")
-    if key == "StateDir":
+    if key in _PATHS:
         if not Path(value).is_absolute():
             raise ValueError(f"takes an absolute path, not {value!r}")
         return Path(value)
-    if key == "TransportUrl" and not re.match("[a-z][a-z0-9+]*://", value):
-        # The value is not repeated: it may hold a password.
+    return _checked_url(value) if key == "TransportUrl" else value
+
+
+def with_url(settings: Settings) -> Settings:
+    """Return the settings with the URL that the file holds; ValueError says what is wrong."""
+    path = settings.transport_url_file
+    if path is None:
+        return settings
+    try:
+        with path.open(encoding="utf-8") as file:
+            found = os.fstat(file.fileno())
+            text = file.read(MAX_URL + 1).strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ValueError(f"TransportUrlFile: cannot be read: {problem}") from None
+    if found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid()):
+        mode = stat.S_IMODE(found.st_mode)
+        raise ValueError(
+            f"TransportUrlFile: {path} has owner {found.st_uid} and mode {mode:04o}: others could "
+            f"read the password; run: chown root {path} && chmod 0600 {path}"
+        )
+    try:
+        return replace(settings, transport_url=_checked_url(text))
+    except ValueError as problem:
+        raise ValueError(f"TransportUrlFile: what {path} holds {problem}") from None
+
+
+def _checked_url(url: str) -> str:
+    # The value is not repeated: it may hold a password.
+    if not re.match(r"[a-z][a-z0-9+]*://", url) or re.search(r"\s", url) or len(url) > MAX_URL:
         raise ValueError("is no URL such as rabbit://USER:PASSWORD@HOST:5672/")
-    return value
+    hosts = urlsplit(url).netloc.split(",")
+    if not all(host.rpartition("@")[2].partition(":")[0] for host in hosts):
+        raise ValueError("names no host, or an empty one, after the user and password")
+    return url

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Callable
+
+from tests.lab.certificates import Certificate
 
 # Debian's and Red Hat's /usr/sbin/rabbitmq-server switches to the user rabbitmq, who may not
 # enter a private directory; the script it wraps runs as whoever starts it.
@@ -26,6 +32,19 @@ _SCRIPTS = (
 _ERL_ARGS = "+S 1:1 +A 16 +sbwt none +sbwtdcpu none +sbwtdio none"
 
 
+_ALL = ".*"
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A virtual host with one user of the same name; rights are regular expressions."""
+
+    name: str
+    configure: str = _ALL
+    write: str = _ALL
+    read: str = _ALL
+
+
 class BrokerError(Exception):
     """The node is not installed, did not come up or did not go away; says what to look at."""
 
@@ -33,13 +52,24 @@ class BrokerError(Exception):
 class Broker:
     """Runs one RabbitMQ node below `directory`; what it stored survives stop() and start().
 
-    The ports are chosen when the object is made and stay the same across restarts.
+    The ports are chosen when the object is made and stay the same across restarts. `settings`
+    are further lines of rabbitmq.conf. With `tenants` there are their virtual hosts and users;
+    with `certificate` (see `certificates`) the node speaks TLS at `tls_port` besides.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: str = "",
+        tenants: Sequence[Tenant] = (),
+        certificate: Certificate | None = None,
+    ) -> None:
         self.directory = directory
         self.log = directory / "broker.out"
-        self.port, self._dist_port, self._epmd_port = _free_ports(3)
+        self._settings = settings
+        self._tenants = tenants
+        self._certificate = certificate
+        self.port, self.tls_port, self._dist_port, self._epmd_port = _free_ports(4)
         self.url = f"rabbit://guest:guest@127.0.0.1:{self.port}/"
         self._epmd: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
@@ -49,7 +79,7 @@ class Broker:
         script, epmd = _find_script(), _find_epmd()
         (self.directory / "home").mkdir(parents=True, exist_ok=True)
         (self.directory / "enabled_plugins").write_text("[].\n")
-        (self.directory / "rabbitmq.conf").write_text("log.console = true\n")
+        (self.directory / "rabbitmq.conf").write_text(self._conf())
         # A node would start an epmd of its own that outlives it: ours is there first.
         epmd_command = [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"]
         with self.log.open("ab") as log:
@@ -92,6 +122,22 @@ class Broker:
     ) -> None:
         self.stop()
 
+    def _conf(self) -> str:
+        lines = ["log.console = true", self._settings]
+        if self._tenants:
+            definitions = self.directory / "definitions.json"
+            definitions.write_text(json.dumps(_definitions(self._tenants)))
+            lines.append(f"load_definitions = {definitions}")
+        if self._certificate:
+            lines += [
+                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
+                f"ssl_options.cacertfile = {self._certificate.ca}",
+                f"ssl_options.certfile = {self._certificate.certificate}",
+                f"ssl_options.keyfile = {self._certificate.key}",
+                "ssl_options.verify = verify_none",
+            ]
+        return "\n".join([*lines, ""])
+
     def _spawn(self, command: list[str], log: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
@@ -126,6 +172,39 @@ class Broker:
             "RABBITMQ_PID_FILE": str(at / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERL_ARGS,
         }
+
+
+def _definitions(tenants: Sequence[Tenant]) -> dict[str, object]:
+    users = [{**_user("guest"), "tags": "administrator"}, *(_user(each.name) for each in tenants)]
+    rights = [
+        {
+            "user": user,
+            "vhost": each.name,
+            "configure": each.configure if user == each.name else _ALL,
+            "write": each.write if user == each.name else _ALL,
+            "read": each.read if user == each.name else _ALL,
+        }
+        for each in tenants
+        for user in (each.name, "guest")
+    ]
+    everything = {"user": "guest", "vhost": "/", "configure": _ALL, "write": _ALL, "read": _ALL}
+    return {
+        "users": users,
+        "vhosts": [{"name": "/"}, *({"name": each.name} for each in tenants)],
+        "permissions": [everything, *rights],
+    }
+
+
+def _user(name: str) -> dict[str, str]:
+    """A user whose password is his name."""
+    salt = b"salt"
+    hashed = base64.b64encode(salt + hashlib.sha256(salt + name.encode()).digest())
+    return {
+        "name": name,
+        "password_hash": hashed.decode(),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": "",
+    }
 
 
 def _find_script() -> Path:

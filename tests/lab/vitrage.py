@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid as uuids
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
@@ -78,6 +79,26 @@ class Vitrage:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
         (self.directory / "static").mkdir(parents=True)
+        self._configure()
+        shutil.copy(_database(), self.directory / "vitrage.sqlite")
+        self.start_services(*_SERVICES, timeout=timeout)
+
+    def restart_graph(self, snapshots_interval: int, timeout: float = 60.0) -> None:
+        """Restart graph alone, with another time between two of its snapshots."""
+        self.stop_services("graph")
+        self.snapshots_interval = snapshots_interval
+        self._configure()
+        self.start_services("graph", timeout=timeout)
+
+    def snapshots(self) -> int:
+        """Count the snapshots that were taken so far, restarts included."""
+        return self._log("graph").count("run driver get_all: collectd done")
+
+    def graph_pids(self) -> set[int]:
+        """Return the processes of graph."""
+        return processes.printing_below(self._output("graph"))
+
+    def _configure(self) -> None:
         conf = _CONF.format(
             directory=self.directory,
             broker_url=self.broker_url,
@@ -87,8 +108,6 @@ class Vitrage:
             collectd_conf=COLLECTD_CONF,
         )
         self._conf.write_text(conf)
-        shutil.copy(_database(), self.directory / "vitrage.sqlite")
-        self.start_services(*_SERVICES, timeout=timeout)
 
     def start_services(self, *services: str, timeout: float = 60.0) -> None:
         """Start graph, persistor or api, keeping what is in the database; return when ready."""
@@ -123,6 +142,12 @@ class Vitrage:
         rows = self._get("/v1/alarm?all_tenants=1&vitrage_id=all")
         if not isinstance(rows, list):
             raise LabError(f"Vitrage lists no alarms but {rows!r}")
+        return rows
+
+    def alarms_of(self, project: str) -> list[Row]:
+        """The alarms that a member of a project sees."""
+        headers = {"X-Roles": "member", "X-User-Id": project, "X-Project-Id": project}
+        rows: list[Row] = self._get("/v1/alarm?vitrage_id=all", headers)
         return rows
 
     def resource(self, vitrage_id: str) -> Row:
@@ -208,8 +233,8 @@ class Vitrage:
             return False
         return True
 
-    def _get(self, path: str) -> Any:
-        request = urllib.request.Request(self.endpoint + path, headers=_HEADERS)
+    def _get(self, path: str, headers: Mapping[str, str] = _HEADERS) -> Any:
+        request = urllib.request.Request(self.endpoint + path, headers=dict(headers))
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import fcntl
 import importlib
 import os
@@ -35,6 +36,9 @@ class DeafTransport:
 
     def send(self, event_type: str, payload: Mapping[str, object]) -> None:
         raise ConnectionError("away")
+
+    def has_listeners(self) -> bool | None:
+        return None
 
     def close(self) -> None:
         pass
@@ -76,7 +80,10 @@ def notify(**changes: Any) -> None:
 
 
 def kept(state_dir: Path) -> list[tuple[str, str]]:
-    """What lies in the outbox: (incident, fault)."""
+    """What lies in the outbox, once the disk has everything: (incident, fault)."""
+    store = sys.modules["vitrage_notifier.plugin"]._notifier._store
+    if store is not None:
+        store.settle()
     database = sqlite3.connect(str(state_dir / "outbox.sqlite"))
     rows = database.execute("SELECT incident, fault FROM alarm WHERE wanted ORDER BY turn")
     try:
@@ -89,9 +96,7 @@ def errors(daemon: collectd.Daemon) -> list[str]:
     return daemon.lines(collectd.LOG_ERR)
 
 
-def test_a_notification_of_ours_is_on_disk_when_dispatch_returns(
-    daemon: collectd.Daemon, tmp_path: Path
-) -> None:
+def test_a_notification_of_ours_goes_to_disk(daemon: collectd.Daemon, tmp_path: Path) -> None:
     start(daemon, tmp_path)
     notify()
     assert kept(tmp_path) == [("i-1", "heartbeat-lost")]
@@ -234,14 +239,115 @@ def test_a_state_directory_that_cannot_be_made_is_said(
     assert "stays off: NotADirectoryError" in line
 
 
-def test_an_outbox_that_cannot_be_written_is_said_once(
+def values(daemon: collectd.Daemon) -> dict[str, float]:
+    daemon.values.clear()
+    daemon.read()
+    assert {each.plugin for each in daemon.values} == {"vitrage_notifier"}
+    return {each.type_instance: each.values[0] for each in daemon.values}
+
+
+def test_how_it_stands_is_told_in_values(daemon: collectd.Daemon, tmp_path: Path) -> None:
+    start(daemon, tmp_path)
+    notify()
+    notify(type_instance="mystery")
+    seen = values(daemon)
+    assert (seen["open"], seen["queued"], seen["ignored"], seen["sent"]) == (1, 1, 1, 0)
+    assert seen["on-disk"] == 1
+    assert seen["oldest"] >= 0
+    assert 0 < seen["callback"] < 5
+    assert values(daemon)["callback"] == 0
+    assert {name for name in seen if name.startswith("failed-")} == {
+        "failed-403",
+        "failed-406",
+        "failed-no-consumer",
+        "failed-other",
+        "failed-tls",
+        "failed-unconfirmed",
+        "failed-unreachable",
+    }
+
+
+def test_before_init_and_without_a_stanza_there_are_no_values(daemon: collectd.Daemon) -> None:
+    daemon.read()
+    assert daemon.values == []
+    assert errors(daemon) == []
+
+
+def test_a_full_outbox_is_said_once_and_what_it_drops_is_counted(
+    daemon: collectd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrage_notifier.outbox.MAX_WANTED", 1)
+    start(daemon, tmp_path)
+    for name in ("a", "b", "c"):
+        notify(type_instance=f"check.{name}", meta={"incident": name})
+    assert values(daemon)["dropped"] == 2
+    (line,) = errors(daemon)
+    assert "new ones are not sent" in line
+    assert kept(tmp_path) == [("a", "check.a")]
+
+
+def test_a_disk_that_fails_is_told_as_a_notification_and_so_is_its_return(
+    daemon: collectd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrage_notifier.store.PATIENCE", 0.1)
+    monkeypatch.setattr("vitrage_notifier.store.RETRY", 0.02)
+    start(daemon, tmp_path)
+    notify()
+    kept(tmp_path)
+    other = sqlite3.connect(str(tmp_path / "outbox.sqlite"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    notify(type_instance="check.db", meta={"incident": "i-2"})
+    sys.modules["vitrage_notifier.plugin"]._notifier._store.settle()
+    daemon.notifications.clear()
+    assert values(daemon)["on-disk"] == 0
+    assert values(daemon)["on-disk"] == 0
+    other.execute("ROLLBACK")
+    other.close()
+    while not daemon.lines(collectd.LOG_NOTICE):
+        pass
+    assert values(daemon)["on-disk"] == 1
+    bad, good = daemon.notifications
+    told = ("vitrage_notifier", "", "outbox-not-on-disk")
+    for each in (bad, good):
+        assert (each.plugin, each.plugin_instance, each.type_instance) == told
+    assert (bad.severity, good.severity) == (collectd.NOTIF_WARNING, collectd.NOTIF_OKAY)
+    assert "database is locked" in bad.message
+    assert kept(tmp_path) == [("i-1", "heartbeat-lost"), ("i-2", "check.db")]
+
+
+def test_a_disk_that_is_read_only_from_the_start_does_not_stop_it(
+    daemon: collectd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Any, flags: int, *mode: int) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    start(daemon, tmp_path)
+    notify()
+    assert values(daemon)["open"] == 1
+    (line,) = errors(daemon)
+    assert "alarms are kept in memory: OSError: [Errno 30] Read-only file system" in line
+
+
+def test_the_url_can_come_from_a_file(daemon: collectd.Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.touch(0o600)
+    file.write_text("bad://vmhb:s3cret@127.0.0.1/")
+    keys = (Config("TransportUrlFile", [str(file)]), Config("StateDir", [str(tmp_path)]))
+    daemon.configure("vitrage_notifier", *keys)
+    daemon.init()
+    (line,) = errors(daemon)
+    assert "cannot load a driver for bad://vmhb:***@127.0.0.1/" in line
+
+
+def test_a_url_file_that_others_can_read_leaves_it_off(
     daemon: collectd.Daemon, tmp_path: Path
 ) -> None:
-    start(daemon, tmp_path)
-    other = sqlite3.connect(str(tmp_path / "outbox.sqlite"))
-    other.execute("DROP TABLE alarm")
-    other.close()
-    notify()
-    notify()
+    file = tmp_path / "url"
+    file.write_text(URL)
+    file.chmod(0o644)
+    daemon.configure("vitrage_notifier", Config("TransportUrlFile", [str(file)]))
+    daemon.init()
     (line,) = errors(daemon)
-    assert "cannot write the outbox: no such table" in line
+    assert line.startswith("vitrage_notifier: stays off: TransportUrlFile: ")
+    assert "chmod 0600" in line

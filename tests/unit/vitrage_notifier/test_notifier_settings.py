@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.collectd import Config
-from vitrage_notifier.settings import Settings, Value, read_settings
+from vitrage_notifier.settings import Settings, Value, read_settings, with_url
 
 URL = "rabbit://vmhb:s3cret@10.0.0.1:5672/"
 
@@ -20,30 +21,50 @@ def block(**keys: Value) -> Config:
 def test_the_url_is_all_that_is_needed() -> None:
     settings, errors = read_settings(block(TransportUrl=URL))
     assert errors == []
-    assert settings == Settings(URL, "vitrage_notifications", Path("/var/lib/vmhb"), 60.0, 10.0)
+    assert settings == Settings(transport_url=URL)
+    assert settings.state_dir == Path("/var/lib/vmhb")
 
 
 def test_every_key_is_heard_whatever_its_case() -> None:
     settings, errors = read_settings(
-        block(transporturl=URL, TOPIC="t", StateDir="/srv", ResendInterval=5, SendTimeout=2)
+        block(
+            transporturl=URL,
+            TOPIC="t",
+            StateDir="/srv",
+            ResendInterval=5,
+            RepeatOkFor=7,
+            SendTimeout=2,
+        )
     )
     assert errors == []
-    assert settings == Settings(URL, "t", Path("/srv"), 5.0, 2.0)
+    assert settings == Settings(
+        transport_url=URL,
+        topic="t",
+        state_dir=Path("/srv"),
+        resend_interval=5.0,
+        repeat_ok_for=7.0,
+        send_timeout=2.0,
+    )
 
 
 @pytest.mark.parametrize(
     ("keys", "complaint"),
     [
-        ({}, "TransportUrl: is missing"),
+        ({}, "TransportUrlFile: is missing"),
+        ({"TransportUrlFile": "/etc/vmhb/url"}, "TransportUrlFile: is given besides"),
+        ({"TransportUrl": "rabbit:///"}, "TransportUrl: names no host"),
+        ({"TransportUrl": "rabbit://vmhb:s3cret@/"}, "TransportUrl: names no host"),
+        ({"TransportUrl": "rabbit://u:p@10.0.0.1,u:p@:5672/"}, "TransportUrl: names no host"),
+        ({"TransportUrl": "rabbit://u:p @10.0.0.1/"}, "TransportUrl: is no URL"),
         ({"TransportUrl": "10.0.0.1"}, "TransportUrl: is no URL"),
         ({"TransportUrl": ""}, "TransportUrl: takes a text"),
         ({"TransportUrl": 5}, "TransportUrl: takes a text"),
-        ({"ResendInterval": "60"}, "ResendInterval: takes seconds from 1 to 3600"),
-        ({"ResendInterval": 0}, "ResendInterval: takes seconds from 1 to 3600"),
+        ({"ResendInterval": "60"}, "ResendInterval: takes seconds from 1 to 120"),
+        ({"ResendInterval": 0}, "ResendInterval: takes seconds from 1 to 120"),
         ({"SendTimeout": True}, "SendTimeout: takes seconds from 1 to 300"),
         ({"SendTimeout": float("nan")}, "SendTimeout: takes seconds"),
         ({"StateDir": "var"}, "StateDir: takes an absolute path"),
-        ({"ResendIntervall": 60}, "ResendIntervall: is not known; known are ResendInterval,"),
+        ({"ResendIntervall": 60}, "ResendIntervall: is not known; known are RepeatOkFor,"),
     ],
 )
 def test_every_error_names_its_key(keys: dict[str, Value], complaint: str) -> None:
@@ -58,7 +79,7 @@ def test_all_errors_are_told_at_once() -> None:
         "StateDir",
         "SendTimeout",
         "Nonsense",
-        "TransportUrl",
+        "TransportUrlFile",
     ]
 
 
@@ -77,3 +98,49 @@ def test_no_password_is_ever_shown() -> None:
     said = f"{settings!r} {settings.redact('login vmhb:p@ss refused')}"
     assert not [secret for secret in ("first", "p%40ss", "p@ss") if secret in said]
     assert "rabbit://vmhb:***@10.0.0.1:5672,vmhb:***@10.0.0.2:5672/" in said
+
+
+@pytest.fixture(name="url_file")
+def _url_file(tmp_path: Path) -> Path:
+    path = tmp_path / "transport-url"
+    path.touch(0o600)
+    path.write_text(URL + "\n")
+    return path
+
+
+def test_the_url_comes_from_a_file_for_root_alone(url_file: Path) -> None:
+    assert with_url(Settings(transport_url_file=url_file)).transport_url == URL
+
+
+def test_a_file_that_others_can_read_is_refused_with_what_to_do(url_file: Path) -> None:
+    url_file.chmod(0o640)
+    with pytest.raises(ValueError, match=r"^TransportUrlFile: .* mode 0640.*chmod 0600") as refused:
+        with_url(Settings(transport_url_file=url_file))
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_file_of_somebody_else_is_refused(url_file: Path) -> None:
+    if os.geteuid():
+        pytest.fail("run the tests as root: a file has to change its owner")
+    os.chown(url_file, 12345, 0)
+    with pytest.raises(ValueError, match="owner 12345"):
+        with_url(Settings(transport_url_file=url_file))
+
+
+@pytest.mark.parametrize("text", ["", "s3cret", "rabbit://vmhb:s3cret@/", "\n\n" + URL + "\nmore"])
+def test_a_file_that_holds_no_url_is_refused_without_showing_it(url_file: Path, text: str) -> None:
+    url_file.write_text(text)
+    with pytest.raises(ValueError, match=r"^TransportUrlFile: what .* holds") as refused:
+        with_url(Settings(transport_url_file=url_file))
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^TransportUrlFile: cannot be read: .*No such file"):
+        with_url(Settings(transport_url_file=tmp_path / "none"))
+
+
+def test_a_file_that_is_no_text_is_refused(url_file: Path) -> None:
+    url_file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"^TransportUrlFile: cannot be read"):
+        with_url(Settings(transport_url_file=url_file))
