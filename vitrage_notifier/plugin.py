@@ -204,6 +204,8 @@ class Notifier:
         except Exception as problem:
             self._log.error(f"stays off: TransportUrl: {problem}")
             return None
+        if settings.trusts_any_broker:
+            self._log.warning("TransportUrl: without ssl_ca_file anybody may pose as the broker")
         return transport
 
     def _notify(self, notification: collectd.Notification) -> None:

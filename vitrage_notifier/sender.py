@@ -221,7 +221,9 @@ class Sender:
             self._log.warning(
                 f"cannot send to the broker, alarms wait ({kind}): {problem}; {ADVICE[kind]}"
             )
-        self._backoff = min(BACKOFF_LAST, max(BACKOFF_FIRST, self._backoff * 2))
+        # Within a period from its return the broker has everything.
+        last = min(BACKOFF_LAST, self._resend_interval)
+        self._backoff = min(last, max(BACKOFF_FIRST, self._backoff * 2))
         wait = self._backoff * random.uniform(BACKOFF_LEAST_PART, 1.0)  # noqa: S311
         self._silent_for += wait
         return wait

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol, Union
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 Value = Union[str, float, bool]
 
@@ -62,6 +62,13 @@ class Settings:
         for secret in self._secrets():
             text = text.replace(secret, "***")
         return text
+
+    @property
+    def trusts_any_broker(self) -> bool:
+        """Whether the URL asks for TLS, and names nobody whose certificates count."""
+        query = urlsplit(self.transport_url).query
+        options = {key.lower(): value.lower() for key, value in parse_qsl(query)}
+        return options.get("ssl") in ("true", "1", "yes", "on") and "ssl_ca_file" not in options
 
     def _secrets(self) -> list[str]:
         authority = self.transport_url.partition("://")[2]

@@ -340,6 +340,12 @@ def test_the_url_can_come_from_a_file(daemon: collectd.Daemon, tmp_path: Path) -
     assert "cannot load a driver for bad://vmhb:***@127.0.0.1/" in line
 
 
+def test_tls_that_checks_nothing_is_said(daemon: collectd.Daemon, tmp_path: Path) -> None:
+    start(daemon, tmp_path, TransportUrl=URL + "?ssl=true")
+    (line,) = [each for each in daemon.lines(collectd.LOG_WARNING) if "TransportUrl" in each]
+    assert "without ssl_ca_file anybody may pose as the broker" in line
+
+
 def test_a_url_file_that_others_can_read_leaves_it_off(
     daemon: collectd.Daemon, tmp_path: Path
 ) -> None:

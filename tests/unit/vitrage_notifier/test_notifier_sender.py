@@ -70,15 +70,17 @@ class FakeLog:
 class Scene:
     """A sender with everything around it; time stands still unless told."""
 
-    def __init__(self) -> None:
+    def __init__(self, resend_interval: float = 60.0) -> None:
         self.now = 1000.0
         self.saved = 0
-        self.outbox = Outbox(60.0, 150.0, lambda: self.now)
+        self.outbox = Outbox(resend_interval, 150.0, lambda: self.now)
         self.transport = FakeTransport()
         self.log = FakeLog()
         transport: Transport = self.transport
         log: Log = self.log
-        self.sender = Sender(self.outbox, transport, log, 60.0, self.save, lambda: self.now)
+        self.sender = Sender(
+            self.outbox, transport, log, resend_interval, self.save, lambda: self.now
+        )
 
     def save(self) -> None:
         self.saved += 1
@@ -259,3 +261,10 @@ def test_whatever_goes_wrong_is_said_and_ends_no_thread(scene: Scene) -> None:
     assert "who would have thought" in scene.log.said[0]
     assert not scene.transport.closed.is_set()
     assert scene.sender.stop(5)
+
+
+def test_a_broker_that_is_back_is_found_within_a_period() -> None:
+    scene = Scene(resend_interval=3.0)
+    scene.outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    scene.transport.away = "refused"
+    assert max(scene.sender.step() for _ in range(20)) <= 3.0

@@ -144,3 +144,11 @@ def test_a_file_that_is_no_text_is_refused(url_file: Path) -> None:
     url_file.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"^TransportUrlFile: cannot be read"):
         with_url(Settings(transport_url_file=url_file))
+
+
+@pytest.mark.parametrize(
+    ("query", "trusts"),
+    [("", False), ("?ssl=true", True), ("?ssl=True&x=1", True), ("?ssl=1&ssl_ca_file=/ca", False)],
+)
+def test_tls_that_checks_nothing_is_found(query: str, trusts: bool) -> None:
+    assert Settings(transport_url=URL + query).trusts_any_broker is trusts
