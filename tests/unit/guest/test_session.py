@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmhb_guest import wire
@@ -91,6 +91,7 @@ ODD = JSON | WORDS | st.lists(WORDS | JSON, max_size=2) | st.just(42)
 FIELDS = st.dictionaries(KEYS, ODD | st.dictionaries(EXTENSION_KEYS, ODD, max_size=3), max_size=4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, FIELDS), max_size=6), st.binary(max_size=50))
 def test_no_message_of_the_host_raises(sent: list[tuple[str, dict[str, Any]]], junk: bytes) -> None:
     session = Session("vm1", draw=lambda: 42)
