@@ -106,7 +106,7 @@ def test_the_agent_rests_while_there_is_no_host(clients: dict[str, Guest]) -> No
     before, began = ticks(), time.monotonic()
     time.sleep(30)
     share = (ticks() - before) / 100 / (time.monotonic() - began)
-    assert share < 0.01
+    assert share < 0.05
 
 
 @pytest.fixture(scope="module")
