@@ -17,6 +17,10 @@ from tests.lab.guest import CHANNEL, Guest
 from tests.lab.lab import Lab
 from tests.lab.layout import NODE_VENV
 from tests.lab.product import stanza
+from vmhb_conformance import rules
+from vmhb_conformance.guest import Guest as Client
+from vmhb_conformance.player import NotRunError, Player
+from vmhb_conformance.port import SocketPort
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
@@ -147,3 +151,27 @@ def test_a_port_that_is_held_is_said_to_be_so(cloud: Cloud, ttys: Guest) -> None
     ttys.run("until grep -q 'in use' /run/second.log; do sleep 1; done", 60)
     holder = ttys.run("cat /run/agent.pid; kill $(cat /run/second.pid)")
     assert f"is in use by process {holder} (python3)" in ttys.run("cat /run/second.log")
+
+
+def test_a_virtio_console_is_served_by_the_rules(ttys: Guest) -> None:
+    ttys.wait_booted()
+    ttys.run(
+        "python3 -m vmhb_guest --port-path /dev/hvc1 --run-dir /run/hvc >/run/hvc.log 2>&1 &"
+        " echo $! >/run/hvc.pid"
+    )
+    port = SocketPort(f"{ttys.node.root}/var/lib/libvirt/qemu/ttys.hvc1")
+    port.can_hang_up = False  # QEMU does not tell a tty
+    client = Client(port)
+    player = Player(client, 4.0, None)
+    player.meet()
+    passed = 0
+    for rule in rules.load():
+        if rule.seconds < rules.SLOW and not rule.stops and not rule.optional:
+            try:
+                rule.play(player, client)
+            except NotRunError:
+                continue
+            passed += 1
+    assert passed > 12
+    assert client.offences == {}
+    ttys.run("kill $(cat /run/hvc.pid)")
