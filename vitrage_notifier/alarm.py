@@ -137,6 +137,8 @@ class Alarm:
         payload: dict[str, object] = {
             "host": resource,
             "plugin": PLUGIN,
+            # Vitrage makes it the end of the alarm's resource_name, which templates can read.
+            "plugin_instance": self.incident,
             "collectd_type": "gauge",
             "type_instance": subject.fault,
             "message": name_of(subject.fault),

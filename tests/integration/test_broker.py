@@ -148,6 +148,7 @@ def test_an_alarm_arrives_where_vitrage_listens(ear: Ear, notifier: Notifier) ->
     assert heard.payload == {
         "host": VM,
         "plugin": "vmhb",
+        "plugin_instance": "i",
         "collectd_type": "gauge",
         "type_instance": "heartbeat-lost",
         "message": "VM heartbeat lost",

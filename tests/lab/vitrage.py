@@ -51,6 +51,16 @@ config_file = {collectd_conf}
 datasources_values_dir = {etc}/datasources_values
 """
 
+# Nova's API would tell of the hosts; without it, a host is but a shadow of its VMs.
+_HOSTS = """\
+metadata:
+  name: hosts
+  description: compute nodes
+definitions:
+  entities: {entities}
+  relationships: []
+"""
+
 # sqlite counts up INTEGER keys alone; Vitrage declares this one a BIGINT.
 _EVENTS_TABLE = """\
 DROP TABLE events;
@@ -72,6 +82,11 @@ class Vitrage:
         self.broker_url = broker_url
         self.port = port or _free_port()
         self.snapshots_interval = 86400
+        #: Compute nodes that Vitrage knows from its start on.
+        self.hosts: tuple[str, ...] = ()
+        #: Appended to vitrage.conf; what is named there may lie below the repository.
+        self.conf = ""
+        self.collectd_conf = COLLECTD_CONF
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def start(self, timeout: float = 60.0) -> None:
@@ -105,18 +120,25 @@ class Vitrage:
             port=self.port,
             etc=require(VITRAGE_ETC),
             snapshots_interval=self.snapshots_interval,
-            collectd_conf=COLLECTD_CONF,
+            collectd_conf=self.collectd_conf,
         )
-        self._conf.write_text(conf)
+        self._conf.write_text(conf + self.conf)
+        entities = [
+            {"static_id": host, "type": "nova.host", "id": host, "name": host, "state": "available"}
+            for host in self.hosts
+        ]
+        hosts = _HOSTS.format(entities=json.dumps(entities))
+        (self.directory / "static" / "hosts.yaml").write_text(hosts)
 
     def start_services(self, *services: str, timeout: float = 60.0) -> None:
-        """Start graph, persistor or api, keeping what is in the database; return when ready."""
+        """Start some of the services, keeping what is in the database; return when ready."""
         listened = self._times_listened()
         deadline = time.monotonic() + timeout
         running = {service: self._spawn(service) for service in services}
         ready: dict[str, Callable[[], bool]] = {
             "graph": lambda: self._times_listened() > listened,
             "persistor": lambda: "Starting" in self._log("persistor"),
+            "notifier": lambda: "Started!" in self._log("notifier"),
             "api": self._answers,
         }
         for service, process in running.items():
@@ -129,7 +151,7 @@ class Vitrage:
                 time.sleep(0.05)
 
     def stop_services(self, *services: str) -> None:
-        """End graph, persistor or api; the database stays."""
+        """End graph, persistor, api or notifier; the database stays."""
         for service in services:
             processes.end(processes.printing_below(self._output(service)))
 
@@ -211,7 +233,8 @@ class Vitrage:
 
     def _spawn(self, service: str) -> processes.Process:
         program = require(VITRAGE_VENV) / "bin" / f"vitrage-{service}"
-        argv = [str(program), "--config-file", str(self._conf)]
+        path = f"PYTHONPATH={ROOT}"
+        argv = ["/usr/bin/env", path, str(program), "--config-file", str(self._conf)]
         return processes.spawn(argv, self._output(service))
 
     def _output(self, service: str) -> Path:

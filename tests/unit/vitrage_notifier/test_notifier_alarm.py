@@ -151,6 +151,7 @@ def test_an_alarm_on_a_vm_points_at_the_instance_by_its_uuid() -> None:
     assert payload == {
         "host": VM,
         "plugin": "vmhb",
+        "plugin_instance": INCIDENT,
         "collectd_type": "gauge",
         "type_instance": "heartbeat-lost",
         "message": "VM heartbeat lost",

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real broker and a real Vitrage, and the command `vmhb-vitrage` beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from tests.lab.broker import Broker
+from tests.lab.layout import ROOT, VITRAGE_VENV, require
+from tests.lab.vitrage import Vitrage
+from vitrage_notifier.alarm import Alarm, Event, Subject
+
+# oslo.messaging brings eventlet along, which warns of itself; tests take warnings for errors.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from vitrage_notifier.transport import OsloTransport
+
+HOSTS = ("compute-1", "compute-2")
+TOPIC = "vitrage_notifications"
+LEASE = 120.0
+
+
+def uuid(number: int) -> str:
+    return f"6ba7b810-9dad-41d1-80b4-{number:012x}"
+
+
+def lost(number: int, incident: str, host: str = "compute-1") -> Alarm:
+    """The alarm of a VM whose heartbeat is lost."""
+    return Alarm(incident, 1, Subject(host, uuid(number), "heartbeat-lost"), "FAILURE", time.time())
+
+
+def impaired(incident: str, host: str = "compute-1") -> Alarm:
+    """The alarm of a host."""
+    return Alarm(incident, 1, Subject(host, "", "engine-impaired"), "FAILURE", time.time())
+
+
+class Controller:
+    """The broker, Vitrage, and whoever sends or asks."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.broker = Broker(directory / "broker")
+        self.broker.start()
+        self.vitrage = Vitrage(directory / "vitrage", self.broker.url)
+        self.vitrage.hosts = HOSTS
+        self.transport = OsloTransport(self.broker.url, TOPIC, 10.0)
+
+    def close(self) -> None:
+        self.transport.close()
+        self.vitrage.stop()
+        self.broker.stop()
+
+    def send(self, event: Event) -> None:
+        self.transport.send(*event)
+
+    def raises(self, *alarms: Alarm) -> None:
+        for alarm in alarms:
+            self.send(alarm.event(True, LEASE))
+
+    def clears(self, *alarms: Alarm) -> None:
+        for alarm in alarms:
+            self.send(alarm.event(False, LEASE))
+
+    def command(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `vmhb-vitrage` as an operator does."""
+        return subprocess.run(
+            self.argv(*argv),
+            env=self.env(**env),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+
+    def argv(self, *argv: str) -> list[str]:
+        python = require(VITRAGE_VENV) / "bin" / "python"
+        return [str(python), "-m", "vitrage_notifier.cli", *argv]
+
+    def env(self, **env: str) -> dict[str, str]:
+        path = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+        return {**path, **self.vitrage.cli_env(), **env}
+
+    def names(self) -> Counter[str]:
+        """How many alarms of each name Vitrage lists."""
+        return Counter(row["name"] for row in self.vitrage.alarm_list())
+
+    def lists(self, expected: dict[str, int], within: float = 20) -> None:
+        """Wait until Vitrage lists just these alarms."""
+        self.vitrage.wait_for(lambda rows: Counter(row["name"] for row in rows) == expected, within)
+
+    def states(self) -> dict[str, str]:
+        """The state of each resource, by UUID or host name."""
+        rows = json.loads(self.vitrage.cli("resource", "list", "--all", "-f", "json"))
+        return {row["Data Source ID"]: row["State"] for row in rows}
+
+    def executions(self) -> list[dict[str, Any]]:
+        """What Mistral was to start."""
+        notes = self.vitrage.directory / "mistral.jsonl"
+        return (
+            [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+        )
+
+
+def until(ready: Callable[[], object], within: float, what: str) -> None:
+    deadline = time.monotonic() + within
+    while not ready():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+    """One broker and one Vitrage object for all tests here; each module starts Vitrage anew."""
+    controller = Controller(tmp_path_factory.mktemp("controller"))
+    yield controller
+    controller.close()
