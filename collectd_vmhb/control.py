@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operator's way into a running engine: a unix socket for root, one line of JSON each way.
 
-Request: {"command": "status" | "explain" | "audit" | "pause" | "resume" | "detach", ...}.
-Answer: {"ok": ...}, or {"error": TEXT}. The server has a thread of its own, so that no client can
+Request: {"command": "status" | "explain" | "audit" | "pause" | "resume" | "detach" | "verify",
+...}. Answer: {"ok": ...}, or {"error": TEXT}. The server has a thread of its own, so that no client can
 delay a heartbeat; what it keeps of clients is bounded in number, bytes and time. `ask` is the other
 end.
 """
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from collectd_vmhb import verification
 from collectd_vmhb.audits import TIMEOUT_MAX
 from collectd_vmhb.maintenance import LONGEST
 from collectd_vmhb.protocol import CHECK_NAME
@@ -70,6 +71,9 @@ class Engine(Protocol):
     def detach(self, uuid: str) -> str:
         """Takes our channel out of a VM and returns its name; Refusal if that is not to be."""
 
+    def verify(self, uuid: str, seconds: float) -> dict[str, Any]:
+        """Raises a synthetic fault for some seconds, or ends it for 0; returns its incident."""
+
 
 def answer(engine: Engine, line: bytes) -> dict[str, Any]:
     """Does what one request says and returns what to answer; raises nothing."""
@@ -102,8 +106,10 @@ def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
     command = request.get("command")
     if command == "status":
         return engine.status()
-    if command not in ("explain", "audit", "pause", "resume", "detach"):
-        raise ControlError("command must be status, explain, audit, pause, resume or detach")
+    if command not in ("explain", "audit", "pause", "resume", "detach", "verify"):
+        raise ControlError(
+            "command must be status, explain, audit, pause, resume, detach or verify"
+        )
     vm = request.get("vm")
     if not isinstance(vm, str):
         raise ControlError("vm must be a UUID")
@@ -113,7 +119,7 @@ def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
         return engine.resume(vm)
     if command == "detach":
         return engine.detach(vm)
-    return _audit(engine, vm, request) if command == "audit" else _pause(engine, vm, request)
+    return {"audit": _audit, "pause": _pause, "verify": _verify}[command](engine, vm, request)
 
 
 def _audit(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +134,13 @@ def _audit(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any
     ):
         raise ControlError(f"an audit may take 1 s to {TIMEOUT_MAX / 60:.0f} min")
     return engine.audit(vm, check, detailed, timeout)
+
+
+def _verify(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    seconds = request.get("seconds")
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= verification.LONGEST:
+        raise ControlError(f"a verification lasts at most {verification.LONGEST:.0f} s")
+    return engine.verify(vm, float(seconds))
 
 
 def _pause(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:

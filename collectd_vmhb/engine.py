@@ -60,12 +60,14 @@ from collectd_vmhb.verdict import (
     CANNOT_MONITOR,
     ENGINE_IMPAIRED,
     HEARTBEAT_LOST,
+    VERIFICATION,
     FaultCleared,
     FaultEvent,
     FaultRaised,
     Health,
     Severity,
 )
+from collectd_vmhb.verification import Verifications, synthetic_fault
 from collectd_vmhb.view import Eyes, bystander, display_name, policy_file, window_values
 from collectd_vmhb.wording import Refusal, shown
 
@@ -88,7 +90,7 @@ NEVER = math.inf
 #: States in which a guest is silent on purpose.
 _PLANNED = frozenset({DomainState.PAUSED, DomainState.SHUTTING_DOWN})
 #: Faults that the engine itself raises and clears; the others are the monitor's.
-_ENGINE_FAULTS = frozenset({BAD_POLICY, CANNOT_MONITOR})
+_ENGINE_FAULTS = frozenset({BAD_POLICY, CANNOT_MONITOR, VERIFICATION})
 #: Faults that outlive a run of the VM.
 _POLICY_FAULTS = frozenset({BAD_POLICY})
 
@@ -226,6 +228,11 @@ class Engine:
                 self._impairments.adopt(incident.reason, incident.text)
         self._policies = NO_POLICIES
         self._on_policies(policies, clock())
+        self._verifications = Verifications()
+        for incident in self._reporter.incidents():
+            if incident.name == VERIFICATION:
+                # Whoever asked for it is not waiting any more.
+                self._verifications.begin(incident.uuid, clock())
 
     # -- from other threads -----------------------------------------------------------------
 
@@ -341,6 +348,14 @@ class Engine:
         except futures.TimeoutError:
             raise Refusal("libvirt has yet to do it; collectd's log tells the end") from None
 
+    def verify(self, uuid: str, seconds: float) -> dict[str, Any]:
+        """Raises a synthetic fault of a VM, or of the host for "", or ends it for 0 seconds.
+
+        Returns its incident; raises Refusal if it cannot be reported.
+        """
+        begun: dict[str, Any] = self._call(lambda now: self._verify(uuid, seconds, now))
+        return begun
+
     def _call(self, work: Callable[[float], Any]) -> Any:
         asked = Asked(work)
         self.post(asked)
@@ -401,7 +416,11 @@ class Engine:
         while self._timers and self._timers[0][0] != self._timers[0][2].scheduled:
             heapq.heappop(self._timers)
         first = self._timers[0][0] if self._timers else NEVER
-        others = [self._reporter.deadline, self._correlation.deadline]
+        others = [
+            self._reporter.deadline,
+            self._correlation.deadline,
+            self._verifications.deadline,
+        ]
         if MASS in self._impairments:
             others.append(self._correlation.mass_until)
         at = [deadline for deadline in others if deadline is not None]
@@ -430,6 +449,8 @@ class Engine:
             self._report(self._watches[fault.uuid].domain, fault, now)
         if now >= self._correlation.mass_until:
             self._impairments.mend(MASS, now)
+        for uuid in self._verifications.due(now):
+            self._end_verification(uuid, now)
 
     @property
     def _ask(self) -> Libvirt:
@@ -929,6 +950,34 @@ class Engine:
         else:
             self._selector.modify(watch.channel, events, watch)
         watch.interest = events
+
+    # -- what an operator raises ------------------------------------------------------------
+
+    def _verify(self, uuid: str, seconds: float, now: float) -> dict[str, Any]:
+        if not seconds:
+            self._end_verification(uuid, now)
+            return {"incident": None}
+        if self._settings.mode is not Mode.REPORT:
+            mode = self._settings.mode.value
+            raise Refusal(f"Mode is {mode}, in which no fault leaves this host")
+        fault = synthetic_fault(uuid, now)
+        if not uuid:
+            self._report_host(fault, now)
+        else:
+            known = [domain for domain in self._discovery.known() if domain.uuid == uuid]
+            if not known:
+                raise LookupError(f"no VM {uuid} is on this host")
+            self._report(known[0], fault, now)
+        for incident in self._reporter.incidents():
+            if (incident.uuid, incident.name) == (uuid, VERIFICATION):
+                self._verifications.begin(uuid, now + seconds)
+                return {"incident": incident.id}
+        self._end_verification(uuid, now)
+        raise Refusal("a maintenance withholds every fault: end it with vmhb resume")
+
+    def _end_verification(self, uuid: str, now: float) -> None:
+        self._verifications.end(uuid)
+        self._reporter.report(FaultCleared(uuid, VERIFICATION, "verified"), "", "", now)
 
     # -- what leaves ------------------------------------------------------------------------
 

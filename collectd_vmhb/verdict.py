@@ -44,6 +44,7 @@ CANNOT_MONITOR = "cannot-monitor"
 BAD_POLICY = "bad-policy"
 GUEST_MISBEHAVES = "guest-misbehaves"
 ENGINE_IMPAIRED = "engine-impaired"
+VERIFICATION = "verification"
 CHECK_PREFIX = "check."
 
 

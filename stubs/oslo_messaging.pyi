@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few names of oslo.messaging that the notifier uses, as versions 14 to 18 have them.
 
-The listener is for the tests, which hear what Vitrage would hear.
+The listener is for `vmhb-vitrage sweep`, and for the tests, which hear what Vitrage would hear.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,4 +47,5 @@ def get_notification_listener(
     targets: Sequence[Target],
     endpoints: Sequence[object],
     executor: str = ...,
+    pool: str | None = ...,
 ) -> NotificationListener: ...

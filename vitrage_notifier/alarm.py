@@ -27,6 +27,8 @@ _NAMES = {
     "bad-policy": "VM heartbeat policy invalid",
     "guest-misbehaves": "VM heartbeat agent misbehaves",
     "engine-impaired": "VM heartbeat engine impaired",
+    "engine-silent": "VM heartbeat engine silent",
+    "verification": "VM heartbeat verification",
 }
 _CHECK = re.compile(r"check\.([A-Za-z0-9_.-]{1,48})")
 _HANDSHAKE = "open-faults"

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 
-from tests.lab.broker import Broker
+from tests.lab.broker import Broker, Tenant
 from tests.lab.layout import ROOT, VITRAGE_VENV, require
 from tests.lab.vitrage import Vitrage
 from vitrage_notifier.alarm import Alarm, Event, Subject
@@ -28,6 +28,13 @@ with warnings.catch_warnings():
 HOSTS = ("compute-1", "compute-2")
 TOPIC = "vitrage_notifications"
 LEASE = 120.0
+#: The rights that docs/vitrage.md gives to the sweep's user, in a virtual host without Vitrage.
+SWEEPER = Tenant(
+    "sweeper",
+    configure=r"^(openstack|vmhb-sweep|vitrage_notifications\.info)$",
+    write=r"^(openstack|vmhb-sweep|vitrage_notifications\.info)$",
+    read=r"^(openstack|vmhb-sweep)$",
+)
 
 
 def uuid(number: int) -> str:
@@ -49,7 +56,7 @@ class Controller:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.broker = Broker(directory / "broker")
+        self.broker = Broker(directory / "broker", tenants=[SWEEPER])
         self.broker.start()
         self.vitrage = Vitrage(directory / "vitrage", self.broker.url)
         self.vitrage.hosts = HOSTS

@@ -64,6 +64,12 @@ class Engine:
         self.asked.append(("detach", uuid))
         return "org.openstack.vmhb.0"
 
+    def verify(self, uuid: str, seconds: float) -> dict[str, Any]:
+        if uuid == "observed":
+            raise Refusal("Mode is observe")
+        self.asked.append(("verify", uuid, seconds))
+        return {"incident": "i"}
+
 
 def said(request: object) -> dict[str, Any]:
     line = request if isinstance(request, bytes) else json.dumps(request).encode()
@@ -102,6 +108,9 @@ PAUSE = {"command": "pause", "vm": "vm", "seconds": 60, "reason": "a new disk"}
         ({**PAUSE, "seconds": LONGEST + 1}, "at most 30 days"),
         ({**PAUSE, "seconds": float("nan")}, "at most 30 days"),
         ({**PAUSE, "seconds": "60"}, "at most 30 days"),
+        ({"command": "verify", "vm": "", "seconds": 601}, "at most 600 s"),
+        ({"command": "verify", "vm": ""}, "at most 600 s"),
+        ({"command": "verify", "vm": "observed", "seconds": 60}, "Mode is observe"),
         ({**PAUSE, "reason": " "}, "reason"),
         ({**PAUSE, "reason": None}, "reason"),
         ({**PAUSE, "reason": "x" * (REASON_MAX + 1)}, "reason"),
@@ -128,7 +137,14 @@ def test_requests_reach_the_engine_as_they_were_meant() -> None:
     assert answer(engine, json.dumps(PAUSE).encode()) == {"ok": {"until": 1.0}}
     assert answer(engine, b'{"command": "resume", "vm": ""}') == {"ok": None}
     assert answer(engine, b'{"command": "detach", "vm": "vm"}') == {"ok": "org.openstack.vmhb.0"}
-    assert engine.asked == [("pause", "vm", 60.0, "a new disk"), ("resume", ""), ("detach", "vm")]
+    verify = {"command": "verify", "vm": "vm", "seconds": 60}
+    assert answer(engine, json.dumps(verify).encode()) == {"ok": {"incident": "i"}}
+    assert engine.asked == [
+        ("pause", "vm", 60.0, "a new disk"),
+        ("resume", ""),
+        ("detach", "vm"),
+        ("verify", "vm", 60.0),
+    ]
 
 
 @pytest.fixture(name="path")

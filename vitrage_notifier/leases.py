@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who vouches for which alarm, and which hosts speak; on disk, so that a restart forgets nothing.
+
+What is heard goes in, what is to be sent comes out: an alarm whose lease ran out is cleared in its
+host's place; a host that gives no sign of life for SILENT_PERIODS gets an alarm of its own, which
+is cleared when it speaks again.
+
+Nothing on disk is a time. Whatever is loaded is good for a full term from that moment: a sweep
+that was off heard nobody, and that is nobody's fault. `vouch_for_all` says the same later on. The
+caller owns the clock, which is monotonic.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from vitrage_notifier.alarm import SIGN_OF_LIFE, Alarm, Event, Subject
+
+#: A host is silent when so many signs of life in a row are missing.
+SILENT_PERIODS = 3.0
+#: Event type by which an operator takes a host out of service.
+RETIRED = "vmhb.retired"
+#: ``type_instance`` of the alarm that is ours.
+ENGINE_SILENT = "engine-silent"
+#: Bounds: what one forger may make us remember.
+MAX_LEASES = 100_000
+MAX_HOSTS = 10_000
+#: Longest term, in seconds, that is believed.
+MAX_TERM = 86400.0
+#: Longest id and host name in characters, and longest payload in bytes of JSON.
+MAX_NAME = 255
+MAX_PAYLOAD = 8192
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE lease (id TEXT PRIMARY KEY, term REAL NOT NULL, payload TEXT NOT NULL);
+CREATE TABLE host (name TEXT PRIMARY KEY, period REAL NOT NULL);
+CREATE TABLE standing (
+    id TEXT PRIMARY KEY,
+    silent_host TEXT,
+    event_type TEXT NOT NULL,
+    payload TEXT NOT NULL
+);
+"""
+
+
+@dataclass
+class _Lease:
+    """An alarm that Vitrage shows, with the payload that raised it."""
+
+    term: float
+    payload: Mapping[str, Any]
+    ends: float
+
+
+@dataclass
+class _Host:
+    """A compute node that gives signs of life each `period` seconds."""
+
+    period: float
+    #: When it counts as silent.
+    ends: float
+
+
+@dataclass
+class Standing:
+    """What we tell Vitrage in a host's place, again and again."""
+
+    id: str
+    event: Event
+    #: The host that it is about, if that is silent.
+    silent_host: str | None
+    due: float
+    #: When we fall silent about it; None: not before the host speaks.
+    until: float | None
+
+
+class Leases:
+    """Takes what was heard, gives what is to be sent; raises sqlite3.Error when the disk fails."""
+
+    def __init__(
+        self,
+        path: Path,
+        now: float,
+        repeat: float,
+        repeat_for: float,
+        wall: Callable[[], float],
+    ) -> None:
+        self._repeat = repeat
+        self._repeat_for = repeat_for
+        self._wall = wall
+        self._leases: dict[str, _Lease] = {}
+        self._hosts: dict[str, _Host] = {}
+        self._standing: dict[str, Standing] = {}
+        self._db = _open(path)
+        self._load(now)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    def hear(self, event_type: str, payload: object, now: float) -> None:
+        """Take one event from the bus; what is not ours, or makes no sense, is passed over."""
+        if not isinstance(payload, Mapping):
+            return
+        vmhb = payload.get("vmhb")
+        if not isinstance(vmhb, Mapping) or vmhb.get("version") != 1:
+            return
+        host = _name(vmhb.get("host"))
+        if not host or payload.get("type_instance") == ENGINE_SILENT:
+            return
+        with self._db:
+            if event_type == SIGN_OF_LIFE:
+                self._sign_of_life(host, _term(vmhb.get("period")), now)
+            elif event_type == RETIRED:
+                self._retire(host, now)
+            elif event_type.startswith("collectd.alarm."):
+                self._alarm(payload, _term(vmhb.get("lease")), now)
+
+    def vouch_for_all(self, now: float, grace: float) -> None:
+        """Give everybody a full term after `grace` seconds: until now we could not hear them."""
+        for lease in self._leases.values():
+            lease.ends = now + grace + lease.term
+        for host in self._hosts.values():
+            host.ends = now + grace + SILENT_PERIODS * host.period
+
+    def due(self, now: float) -> list[Standing]:
+        """Return what is to be sent now; call `sent` for each that was."""
+        self._end_leases(now)
+        self._find_silence(now)
+        return [each for each in self._standing.values() if each.due <= now]
+
+    def sent(self, standing: Standing, now: float) -> None:
+        """Note that the broker has it."""
+        if self._standing.get(standing.id) is not standing:
+            return
+        standing.due = now + self._repeat
+        if standing.until is not None and standing.due > standing.until:
+            self._withdraw(standing.id)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many alarms are vouched for, how many hosts speak, and how many are silent."""
+        silent = sum(each.silent_host is not None for each in self._standing.values())
+        return len(self._leases), len(self._hosts) - silent, silent
+
+    # -- what was heard ---------------------------------------------------------------------
+
+    def _alarm(self, payload: Mapping[str, Any], term: float | None, now: float) -> None:
+        id_ = _name(payload.get("id"))
+        if not id_ or term is None:
+            return
+        if term == 0.0:
+            if self._leases.pop(id_, None) is not None:
+                self._db.execute("DELETE FROM lease WHERE id = ?", (id_,))
+            return
+        if id_ in self._standing:
+            # We gave it up, and its host did not.
+            self._withdraw(id_)
+        known = self._leases.get(id_)
+        if known is not None and known.term == term:
+            known.ends = now + term
+            return
+        text = json.dumps(payload)
+        if len(text) > MAX_PAYLOAD or (known is None and len(self._leases) >= MAX_LEASES):
+            return
+        self._leases[id_] = _Lease(term, payload, now + term)
+        self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?)", (id_, term, text))
+
+    def _sign_of_life(self, name: str, period: float | None, now: float) -> None:
+        if not period:
+            return
+        known = self._hosts.get(name)
+        if known is None and len(self._hosts) >= MAX_HOSTS:
+            return
+        if known is None or known.period != period:
+            self._db.execute("INSERT OR REPLACE INTO host VALUES (?, ?)", (name, period))
+        self._hosts[name] = _Host(period, now + SILENT_PERIODS * period)
+        self._end_silence(name, now)
+
+    def _retire(self, name: str, now: float) -> None:
+        if self._hosts.pop(name, None) is not None:
+            self._db.execute("DELETE FROM host WHERE name = ?", (name,))
+            self._end_silence(name, now)
+
+    # -- what follows from it ---------------------------------------------------------------
+
+    def _end_leases(self, now: float) -> None:
+        ended = [id_ for id_, lease in self._leases.items() if lease.ends <= now]
+        if not ended:
+            return
+        with self._db:
+            for id_ in ended:
+                payload = self._leases.pop(id_).payload
+                vmhb = {**payload["vmhb"], "lease": 0.0}
+                event = "collectd.alarm.ok", {**payload, "severity": "OK", "vmhb": vmhb}
+                self._db.execute("DELETE FROM lease WHERE id = ?", (id_,))
+                self._tell(Standing(id_, event, None, now, now + self._repeat_for))
+
+    def _find_silence(self, now: float) -> None:
+        told = {each.silent_host for each in self._standing.values()}
+        silent = [
+            name for name, host in self._hosts.items() if host.ends <= now and name not in told
+        ]
+        with self._db:
+            for name in silent:
+                alarm = Alarm(
+                    str(uuid.uuid4()), 1, Subject(name, "", ENGINE_SILENT), "FAILURE", self._wall()
+                )
+                event = alarm.event(True, 2 * self._repeat)
+                self._tell(Standing(alarm.id, event, name, now, None))
+
+    def _end_silence(self, name: str, now: float) -> None:
+        for standing in [each for each in self._standing.values() if each.silent_host == name]:
+            payload = standing.event[1]
+            event = "collectd.alarm.ok", {**payload, "severity": "OK"}
+            self._tell(Standing(standing.id, event, None, now, now + self._repeat_for))
+
+    def _tell(self, standing: Standing) -> None:
+        self._standing[standing.id] = standing
+        event_type, payload = standing.event
+        self._db.execute(
+            "INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)",
+            (standing.id, standing.silent_host, event_type, json.dumps(payload)),
+        )
+
+    def _withdraw(self, id_: str) -> None:
+        del self._standing[id_]
+        with self._db:
+            self._db.execute("DELETE FROM standing WHERE id = ?", (id_,))
+
+    def _load(self, now: float) -> None:
+        for id_, term, text in self._db.execute("SELECT id, term, payload FROM lease"):
+            self._leases[id_] = _Lease(term, json.loads(text), now + term)
+        for name, period in self._db.execute("SELECT name, period FROM host"):
+            self._hosts[name] = _Host(period, now + SILENT_PERIODS * period)
+        for id_, host, event_type, text in self._db.execute("SELECT * FROM standing"):
+            until = now + self._repeat_for if host is None else None
+            event = event_type, json.loads(text)
+            self._standing[id_] = Standing(id_, event, host, now, until)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    db = sqlite3.connect(str(path), timeout=5.0)
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        if version == 0:
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= MAX_NAME else ""
+
+
+def _term(value: object) -> float | None:
+    """Return a number of seconds; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # Written so that NaN is none, either.
+    return float(value) if 0.0 <= value <= MAX_TERM else None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hears everything on Vitrage's topic, in a queue of our own: Vitrage keeps its copies.
+
+A pool is, with RabbitMQ, a queue of that name bound to the same exchange and topic. It outlives
+us, so that nothing is missed over a restart; who ends the service for good removes the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+
+import oslo_messaging
+from oslo_config import cfg
+
+#: Events that may wait for the reader; beyond this they wait in the broker.
+MAX_WAITING = 10_000
+
+_LOG = logging.getLogger(__name__)
+
+Heard = tuple[str, object]
+
+
+class Listener:
+    """Puts (event type, payload) into `heard`, through restarts of the broker."""
+
+    def __init__(self, url: str, topic: str, pool: str) -> None:
+        self.heard: queue.Queue[Heard] = queue.Queue(MAX_WAITING)
+        conf = cfg.ConfigOpts()
+        conf([], default_config_files=[], default_config_dirs=[])
+        self._transport = oslo_messaging.get_notification_transport(conf, url=url)
+        if "oslo_messaging_rabbit" in conf:
+            conf.set_override("rabbit_qos_prefetch_count", 100, group="oslo_messaging_rabbit")
+        self._listener = oslo_messaging.get_notification_listener(
+            self._transport,
+            [oslo_messaging.Target(topic=topic)],
+            [self],
+            executor="threading",
+            pool=pool,
+        )
+
+    def start(self) -> None:
+        """Begin to listen; returns at once, also while the broker is away."""
+        threading.Thread(target=self._start, name="listener", daemon=True).start()
+
+    def info(
+        self,
+        context: Mapping[str, object],
+        publisher_id: str,
+        event_type: str,
+        payload: object,
+        metadata: Mapping[str, object],
+    ) -> None:
+        """Take an event of priority info; oslo.messaging calls this."""
+        self.heard.put((event_type, payload))
+
+    def _start(self) -> None:
+        try:
+            # Tries until there is a broker.
+            self._listener.start()
+        except Exception:
+            _LOG.exception("cannot listen")
