@@ -114,7 +114,7 @@ def connect() -> Vitrage:
     where = {
         "region_name": os.environ.get("OS_REGION_NAME"),
         "interface": os.environ.get("OS_INTERFACE"),
-        "endpoint_override": os.environ.get("VITRAGE_ENDPOINT"),
+        "endpoint_override": os.environ.get("VITRAGE_ENDPOINT") or None,
     }
     return Vitrage(Client(session=session, **where))
 

@@ -17,6 +17,7 @@ import pytest
 from tests.controller.conftest import Controller, until
 from tests.integration.collectd_node import Node, Vm
 from tests.integration.stand_in import Mode
+from tests.lab.keystone import Keystone
 from tests.lab.vitrage import COLLECTD_CONF
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -131,6 +132,21 @@ def test_a_whole_way_is_walked_for_the_host_and_for_a_vm(
     vitrage.lists({})
     history = vitrage.vitrage.cli("alarm", "history", "--all")
     assert history.count("VM heartbeat verification") == 2
+
+
+def test_keystone_lets_the_commands_in_and_keeps_strangers_out(
+    vitrage: Controller, compute: Compute
+) -> None:
+    compute.start()
+    with Keystone(vitrage.vitrage.endpoint) as keystone:
+        status, text = compute.verify(**keystone.env())
+        assert status == 0, text
+        installed = vitrage.command("templates", "install", "vmhb_vm", **keystone.env())
+        assert installed.stdout == "vmhb_vm: installed\n", installed.stderr
+        assert vitrage.command("templates", "remove", **keystone.env()).returncode == 0
+        link, why = broken(compute.verify(**keystone.env(password="wrong")))
+    assert link == "API"
+    assert why.startswith("Keystone refuses the user")
 
 
 def test_the_engine_does_not_run(vitrage: Controller, compute: Compute) -> None:

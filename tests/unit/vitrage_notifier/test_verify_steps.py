@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The walk to Vitrage step by step, with stand-ins at both ends; tests/controller has the real."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from vitrage_notifier import verify
+from vitrage_notifier.engine_socket import EngineError
+from vitrage_notifier.sender import NotSentError
+from vitrage_notifier.verify import HANDOVER, BrokenLinkError, Verification, Way
+from vitrage_notifier.vitrage_api import NotAvailableError, Vitrage, VitrageError
+
+HOST_ROW = {
+    "resource_name": "compute-1/vmhb/i",
+    "vitrage_resource_type": "nova.host",
+}
+
+
+class Place:
+    """Engine, notifier, broker and Vitrage, each as it is told to be."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 0.0
+        self.said: list[str] = []
+        self.open = False
+        self.outbox = directory / "outbox.sqlite"
+        self.notifies = self.reads = self.persists = self.maps = True
+        self.hosts = ["compute-1"]
+        self.problem: Exception | None = None
+        self.engine_gone = False
+        with sqlite3.connect(self.outbox) as db:
+            db.execute("CREATE TABLE alarm (incident TEXT)")
+        db.close()
+
+    # the engine
+
+    def ask(self, path: Path, request: Mapping[str, Any]) -> Any:
+        if self.engine_gone:
+            raise EngineError("no engine answers")
+        self.open = request["seconds"] > 0
+        if self.open and self.notifies:
+            with sqlite3.connect(self.outbox) as db:
+                db.execute("INSERT INTO alarm VALUES ('i')")
+            db.close()
+        return {"incident": "i" if self.open else None}
+
+    # the broker
+
+    def send(self, event_type: str, payload: Mapping[str, object]) -> None:
+        if isinstance(self.problem, NotSentError):
+            raise self.problem
+
+    def has_listeners(self) -> bool | None:
+        return self.reads
+
+    def close(self) -> None: ...
+
+    # Vitrage
+
+    def alarms(self) -> list[dict[str, Any]]:
+        if isinstance(self.problem, VitrageError):
+            raise self.problem
+        return [HOST_ROW] if self.open and self.persists and self.maps else []
+
+    def graph(self) -> list[dict[str, Any]]:
+        hosts = [{"id": host, "vitrage_is_placeholder": False} for host in self.hosts]
+        alarms = [{**HOST_ROW, "vitrage_is_placeholder": False}] if self.open and self.maps else []
+        return hosts + alarms
+
+    def run(self) -> None:
+        way = Way(
+            Path("/control.sock"), self.outbox, self, lambda: cast(Vitrage, self), "", timeout=20.0
+        )
+        Verification(way, self.said.append, lambda: self.now, self.sleep).run()
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(name="place")
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = Place(tmp_path)
+    monkeypatch.setattr(verify, "ask", place.ask)
+    return place
+
+
+def test_each_step_is_said_with_its_seconds(place: Place) -> None:
+    place.run()
+    assert [line[:24].rstrip() for line in place.said] == [
+        "broker takes messages",
+        "Vitrage's API answers",
+        "raised by the engine",
+        "taken by the notifier",
+        "shown by Vitrage",
+        "cleared in Vitrage",
+    ]
+
+
+def breaks(attribute: str, value: object) -> Callable[[Place], None]:
+    return lambda place: setattr(place, attribute, value)
+
+
+@pytest.mark.parametrize(
+    ("break_", "link"),
+    [
+        (breaks("problem", NotSentError("403", "ACCESS_REFUSED")), "broker"),
+        (breaks("reads", False), "topic"),
+        (breaks("problem", VitrageError("refused")), "API"),
+        (breaks("problem", NotAvailableError("503")), "vitrage-graph"),
+        (breaks("engine_gone", True), "engine"),
+        (breaks("notifies", False), "notifier"),
+        (breaks("maps", False), "datasource"),
+        (breaks("persists", False), "persistor"),
+        (breaks("hosts", ["compute-1.example.org"]), "resource"),
+    ],
+)
+def test_the_broken_link_is_named_and_no_alarm_is_left_behind(
+    place: Place, break_: Callable[[Place], None], link: str
+) -> None:
+    break_(place)
+    with pytest.raises(BrokenLinkError) as caught:
+        place.run()
+    assert caught.value.link == link
+    assert not place.open
+    assert place.now < HANDOVER + 25.0
+
+
+def test_an_interruption_ends_the_alarm(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    place.maps = False
+    monkeypatch.setattr(place, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        place.run()
+    assert not place.open
