@@ -23,8 +23,9 @@ from vitrage_notifier.sweep import GRACE, SEND_TIMEOUT
 from vitrage_notifier.verify import LONGEST, BrokenLinkError, Verification, Way
 from vitrage_notifier.vitrage_api import VitrageError, connect
 
-#: Where the examples of the README put the broker's URL.
-URL_FILE = Path("/etc/vmhb/transport-url")
+#: Where our documents put the broker's URL on a compute node, and on the controller.
+NODE_URL_FILE = Path("/etc/collectd/vitrage-transport-url")
+SWEEP_URL_FILE = Path("/etc/vmhb/transport-url")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +84,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="the notifier's StateDir (default: %(default)s)",
     )
     _add_engine(verify)
-    _add_bus(verify)
+    _add_bus(verify, NODE_URL_FILE)
     verify.set_defaults(run=_verify)
 
 
@@ -136,7 +137,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _bus(options: argparse.Namespace) -> Transport | None:
-    if options.transport_url_file == URL_FILE and not URL_FILE.exists():
+    if options.transport_url_file == NODE_URL_FILE and not NODE_URL_FILE.exists():
         return None
     url = _url(options)
     return _transport(url, options)
@@ -180,7 +181,7 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sweep = commands.add_parser(
         "sweep", help="the service that clears what no host can clear any more"
     )
-    _add_bus(sweep)
+    _add_bus(sweep, SWEEP_URL_FILE)
     sweep.add_argument("--pool", default="vmhb-sweep", help="our queue (default: %(default)s)")
     sweep.add_argument("--state-dir", type=Path, default=Path("/var/lib/vmhb-sweep"), metavar="DIR")
     sweep.add_argument(
@@ -206,11 +207,11 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sweep.set_defaults(run=_sweep)
 
 
-def _add_bus(parser: argparse.ArgumentParser) -> None:
+def _add_bus(parser: argparse.ArgumentParser, url_file: Path) -> None:
     parser.add_argument(
         "--transport-url-file",
         type=Path,
-        default=URL_FILE,
+        default=url_file,
         metavar="PATH",
         help="holds the URL of the broker that Vitrage listens on (default: %(default)s)",
     )

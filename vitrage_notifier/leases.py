@@ -80,6 +80,8 @@ class Standing:
     due: float
     #: When we fall silent about it; None: not before the host speaks.
     until: float | None
+    #: Whether it was sent since it began, or since our own start.
+    told: bool = False
 
 
 class Leases:
@@ -141,6 +143,7 @@ class Leases:
         """Note that the broker has it."""
         if self._standing.get(standing.id) is not standing:
             return
+        standing.told = True
         standing.due = now + self._repeat
         if standing.until is not None and standing.due > standing.until:
             self._withdraw(standing.id)

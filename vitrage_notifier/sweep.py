@@ -111,8 +111,16 @@ class Sweep:
             self._leases.vouch_for_all(now, self._grace)
         for standing in self._leases.due(now):
             self._transport.send(*standing.event)
+            if not standing.told:
+                payload = standing.event[1]
+                _LOG.info(
+                    "%s: %s on %s, %s",
+                    standing.event[0],
+                    payload.get("message"),
+                    payload.get("host"),
+                    standing.id,
+                )
             self._leases.sent(standing, self._clock())
-            _LOG.info("%s %s", standing.event[0], standing.id)
 
     def _note(self, attentive: bool, why: str) -> None:
         if attentive and not self._attentive:
