@@ -171,7 +171,12 @@ def run(options: Options) -> int:
     path = options.state_dir / "sweep.sqlite"
     try:
         leases = Leases(path, time.monotonic(), options.repeat, options.repeat_for, time.time)
-        listener = Listener(options.url, options.topic, options.pool)
+        try:
+            listener = Listener(options.url, options.topic, options.pool)
+        except Exception as problem:
+            # Whatever oslo.messaging makes of a URL that it does not like.
+            _LOG.critical("--transport-url-file: %s", problem)
+            return 1
         listener.start()
         transport = OsloTransport(options.url, options.topic, SEND_TIMEOUT)
         hearing = Hearing(ECHO_INTERVAL, options.pool)

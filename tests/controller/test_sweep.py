@@ -240,6 +240,14 @@ def test_a_url_file_that_others_may_read_is_refused(controller: Controller, tmp_
     assert done.returncode == 1
     assert "chmod 0600" in done.stderr
     assert "--transport-url-file" in done.stderr
+    path.chmod(0o600)
+    path.write_text("pigeon://somewhere/")
+    done = controller.command(
+        "sweep", "--transport-url-file", str(path), "--state-dir", str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert "--transport-url-file" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def incidents(controller: Controller) -> set[str]:
