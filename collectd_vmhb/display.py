@@ -32,6 +32,7 @@ NEXT = {
     "they are resized",
     "guest-misbehaves": "find out what the VM runs on that port; heartbeats go on meanwhile",
     "engine-impaired": "do as the fault says; until then VMs of this host are not wholly watched",
+    "verification": "nothing: somebody runs vmhb-vitrage verify, and it ends by itself",
 }
 #: What to do about a lost heartbeat, by what was read from the measurements.
 NEXT_BY_READING = {
