@@ -27,7 +27,7 @@ test: ## Run the tests that need no lab
 	$(bin)/pytest tests/unit tests/simulation
 
 e2e: ## Run the tests that need collectd, a broker, or the whole lab
-	$(bin)/pytest tests/integration tests/e2e
+	$(bin)/pytest tests/integration tests/controller tests/e2e
 
 check: ## Run everything
 	script/test
