@@ -169,6 +169,7 @@ def test_neither_its_own_death_nor_the_brokers_makes_the_sweep_accuse_anybody(
     controller.lists({}, within=GRACE + 2 * PERIOD + ROOM)
 
 
+@pytest.mark.long
 def test_a_second_sweep_in_the_pool_is_noticed_and_one_in_its_own_pool_is_welcome(
     controller: Controller, sweep: Sweeping, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_second_sweep_in_the_pool_is_noticed_and_one_in_its_own_pool_is_welcom
     assert sweep.stop() < 10
 
 
+@pytest.mark.long
 def test_a_host_that_is_taken_out_of_service_is_not_silent(
     controller: Controller, sweep: Sweeping, node: Callable[[str], Node]
 ) -> None:
