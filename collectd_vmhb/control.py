@@ -2,9 +2,9 @@
 """The operator's way into a running engine: a unix socket for root, one line of JSON each way.
 
 Request: {"command": "status" | "explain" | "audit" | "pause" | "resume" | "detach" | "verify",
-...}. Answer: {"ok": ...}, or {"error": TEXT}. The server has a thread of its own, so that no client can
-delay a heartbeat; what it keeps of clients is bounded in number, bytes and time. `ask` is the other
-end.
+...}. Answer: {"ok": ...}, or {"error": TEXT}. The server has a thread of its own, so that no client
+can delay a heartbeat; what it keeps of clients is bounded in number, bytes and time. `ask` is the
+other end.
 """
 
 from __future__ import annotations
