@@ -47,9 +47,7 @@ _MODULES = (
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
-    # The power button as a device that busybox's acpid reads, and libvirt's <panic model='isa'/>.
-    "evdev",
-    "button",
+    # The driver of libvirt's <panic model='isa'/>.
     "pvpanic",
     "pvpanic-mmio",
 )
