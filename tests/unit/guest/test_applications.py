@@ -380,9 +380,11 @@ def test_the_wrapper_tells_how_a_program_ended(
     assert process.returncode == code
 
 
-def test_the_wrapper_passes_signals_on(bench: Bench) -> None:
-    with wrapped(bench, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.01; done") as process:
-        until(bench, lambda: "app.job" in bench.told)
+def test_the_wrapper_passes_signals_on(bench: Bench, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    job = f"trap 'exit 0' TERM; : >{ready}; while :; do sleep 0.01; done"
+    with wrapped(bench, "sh", "-c", job) as process:
+        until(bench, lambda: "app.job" in bench.told and ready.exists())
         process.send_signal(signal.SIGTERM)
         until(bench, lambda: bench.told["app.job"] == ("ok", "deregistered"))
     assert process.returncode == 0
