@@ -136,7 +136,7 @@ class Oracle:
     def goodbye(self, now: float) -> None:
         """The agent leaves on purpose: nobody has to answer until it is back, or a reboot."""
         heard = self.up and self.enabled and not self.paused and not self.mute
-        sure = heard and self._calm(now) >= 0.0
+        sure = heard and self._calm(now) >= self.interval
         self.unable(now, "agent")
         self.left = now
         if sure:
