@@ -194,6 +194,7 @@ class Oracle:
         """The engine, or the whole host, stands still for so long."""
         self.disturb(now)
         self.lenient_until = now + seconds + 30.0
+        self.changed = now + seconds
         # Of all that time only one challenge can be missed.
         self.quiet_at_last = now + seconds
         if not self.mute:
