@@ -230,7 +230,7 @@ class Oracle:
             self.lost = False
         if now - self.left < 1.5:
             self.owes = Sure.MAYBE
-        if now - self.booted < 1.5:
+        if now - max(self.left, self.booted) < 1.5:
             self.forgiven_for_sure = -math.inf
         self._step(now)
         self._forget_past()
