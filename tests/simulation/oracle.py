@@ -165,7 +165,8 @@ class Oracle:
         longest = max(SETTINGS.grace_after_reboot, GRACE_PERIOD)
         until = min(now + SETTINGS.grace_after_reboot, self.boots_since + longest)
         if until > now:
-            self._forgiven(max(self.forgiven_for_sure, until))
+            self.forgiven_for_sure = max(self.forgiven_for_sure, until)
+            self.forgiven_until = max(self.forgiven_until, until)
         if self.boots_over:
             self.forgiven_until = now + SETTINGS.grace_after_reboot
         self.owes = self.answered
@@ -466,8 +467,8 @@ class Story:
             return [*anywhere, *(["restore"] if self.saved else ["start"]) * 4]
         if o.up and not o.told:
             anywhere = ["libvirt_back"] * 3
-        # Who detaches a channel on and on is given in to, which is another story.
-        detach = ["detach"] if o.told and self.detached < 3 else []
+        # Who detaches a channel again and again is given in to, which is another story.
+        detach = ["detach"] if o.told and not self.detached else []
         inside = [*anywhere, "sick" if not o.sick else "well"]
         if o.paused:
             return [*inside, *["resume"] * 5, "stop", *detach]
