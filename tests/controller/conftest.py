@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -131,3 +132,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
     controller = Controller(tmp_path_factory.mktemp("controller"))
     yield controller
     controller.close()
+    # A broker that stops leaves sockets behind in the library, which only say so when they go.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

@@ -20,7 +20,7 @@ from vitrage_notifier.transport import OsloTransport
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 #: What the sweep and two loaded cores may add to a bound.
-ROOM = 6.0
+ROOM = 20.0
 #: How long the notifiers may take to come back; for less than a minute's outage this is enough.
 GRACE = 30.0
 
