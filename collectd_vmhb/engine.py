@@ -13,7 +13,6 @@ import errno
 import heapq
 import itertools
 import logging
-import math
 import os
 import queue
 import secrets
@@ -35,7 +34,7 @@ from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
-from collectd_vmhb.evidence import LEAD, Doubt, attach
+from collectd_vmhb.evidence import LEAD, Doubt
 from collectd_vmhb.hypervisor import (
     Attached,
     Detached,
@@ -69,6 +68,7 @@ from collectd_vmhb.verdict import (
 )
 from collectd_vmhb.verification import Verifications, synthetic_fault
 from collectd_vmhb.view import Eyes, bystander, display_name, policy_file, window_values
+from collectd_vmhb.watch import NEVER, Watch
 from collectd_vmhb.wording import Refusal, shown
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,6 @@ LOOK_MAX = 2.0
 ASKING_MAX = 2.0
 #: libvirt may take so many seconds to detach a channel before the asker is told to wait.
 DETACHING_MAX = 2.5
-NEVER = math.inf
 
 #: States in which a guest is silent on purpose.
 _PLANNED = frozenset({DomainState.PAUSED, DomainState.SHUTTING_DOWN})
@@ -131,39 +130,6 @@ class Asked:
 
 
 Posted = Union[Finding, Saved, Asked, PoliciesRead]
-
-
-@dataclass(eq=False)
-class Watch:
-    """One VM that is being monitored, and the host end of its channel."""
-
-    domain: Domain
-    policy: Policy
-    monitor: Monitor
-    channel: Channel | None = None
-    #: When to try the channel again, and how often that failed in a row.
-    connect_at: float = NEVER
-    failures: int = 0
-    #: When to look again whether a guest that arrived has its port open.
-    look_at: float = NEVER
-    looked: bool = False
-    #: A VM that just started does not wait for those that were found running.
-    had_channel: bool = False
-    #: The one entry of the heap that counts for this VM.
-    scheduled: float = NEVER
-    #: What was told to others: selector, reporter, libvirt.
-    interest: int = 0
-    established: tuple[bool, float] = (False, 0.0)
-    doubted: bool = False
-    doubt: Doubt = field(default_factory=Doubt)
-    #: Until then libvirt may still say that it is not meant to run, and this is not told before.
-    asked_until: float = -NEVER
-    unsaid: FaultRaised | None = None
-
-    @property
-    def uuid(self) -> str:
-        """The instance's UUID."""
-        return self.domain.uuid
 
 
 class Engine:
@@ -857,7 +823,7 @@ class Engine:
         self._measure(watch, now)
         for event in monitor.events():
             if isinstance(event, FaultRaised):
-                event = self._with_evidence(watch, event, now)
+                event = watch.with_evidence(event, self._settings.evidence_text, now)
             held = self._correlation.holds(event, watch.policy.interval, now)
             if not held and not self._awaits_libvirt(watch, event, now):
                 self._report(watch.domain, event, now)
@@ -895,16 +861,6 @@ class Engine:
         if watch.doubt.due(misses, failed, monitor.verdict_at, lead, now):
             self._ask.measure(watch.uuid)
 
-    def _with_evidence(self, watch: Watch, fault: FaultRaised, now: float) -> FaultRaised:
-        return attach(
-            fault,
-            watch.monitor.history.exchanges(),
-            watch.domain.state.value,
-            watch.doubt.finding(now),
-            self._settings.evidence_text,
-            now,
-        )
-
     def _awaits_libvirt(self, watch: Watch, event: FaultEvent, now: float) -> bool:
         """Keeps a loss until libvirt has said that the VM runs, or forgets it; True if it did."""
         if event.name != HEARTBEAT_LOST:
@@ -930,11 +886,7 @@ class Engine:
                 self._impairments.impair(MASS, text, now)
 
     def _schedule(self, watch: Watch, now: float) -> None:
-        at = min(watch.monitor.deadline, watch.connect_at, watch.look_at, watch.doubt.at)
-        if watch.unsaid is not None:
-            at = min(at, watch.asked_until)
-        if watch.monitor.conduct.muted_until > now:
-            at = min(at, watch.monitor.conduct.muted_until)
+        at = watch.deadline(now)
         if at != watch.scheduled:
             watch.scheduled = at
             if at != NEVER:
