@@ -58,7 +58,6 @@ from collectd_vmhb.verdict import (
     BAD_POLICY,
     CANNOT_MONITOR,
     ENGINE_IMPAIRED,
-    HEARTBEAT_LOST,
     VERIFICATION,
     FaultCleared,
     FaultEvent,
@@ -78,9 +77,6 @@ LIBVIRT_AWAY_MAX = 60.0
 #: Seconds after which libvirt knows whether a guest that arrived has its port open: QEMU tells it
 #: up to a second later, and libvirt tells nobody (9.0 said "disconnected" for 0.4 to 2 s).
 OPEN_KNOWN = 5.0
-#: A loss that is found sooner waits so long, from the first miss, for libvirt to say whether the
-#: VM is meant to run: of one that is being destroyed it speaks only afterwards (2 s were seen).
-LOOK_MAX = 2.0
 #: Whoever asks from another thread waits at most so many seconds for the loop.
 ASKING_MAX = 2.0
 #: libvirt may take so many seconds to detach a channel before the asker is told to wait.
@@ -488,8 +484,7 @@ class Engine:
         for change in self._discovery.looked(looked.uuid, looked.domain):
             self._review_and_survive(change, now)
         watch = self._watches.get(looked.uuid)
-        if watch is not None and watch.asked_until > now:
-            watch.asked_until = now
+        if watch is not None and watch.reprieve.answered(now):
             self._attend(watch, lambda watch, now: None, now)
 
     def _review_and_survive(self, change: Change, now: float) -> None:
@@ -815,38 +810,19 @@ class Engine:
 
     def _serve(self, watch: Watch, now: float) -> None:
         """Does the caller's duties after each call into the monitor."""
-        monitor = watch.monitor
-        data = monitor.data_to_send()
+        self._send(watch)
+        self._measure(watch, now)
+        self._tell(watch, now)
+        self._note_established(watch, now)
+        self._note_doubt(watch, now)
+        self._listen(watch, now)
+        self._schedule(watch, now)
+
+    def _send(self, watch: Watch) -> None:
+        data = watch.monitor.data_to_send()
         if data and watch.channel is not None:
             self._totals["bytes_out"] += len(data)
             watch.channel.write(data)
-        self._measure(watch, now)
-        for event in monitor.events():
-            if isinstance(event, FaultRaised):
-                event = watch.with_evidence(event, self._settings.evidence_text, now)
-            held = self._correlation.holds(event, watch.policy.interval, now)
-            if not held and not self._awaits_libvirt(watch, event, now):
-                self._report(watch.domain, event, now)
-        if watch.unsaid is not None and now >= watch.asked_until:
-            self._report(watch.domain, watch.unsaid, now)
-            watch.unsaid = None
-        established = monitor.established, monitor.grace_until
-        if established != watch.established:
-            watch.established = established
-            run = watch.domain.domain_id if monitor.established else None
-            self._reporter.established(watch.uuid, run, now, monitor.grace_until)
-        if monitor.doubtful and not watch.doubted:
-            # Perhaps it is not meant to run, and the event is still on its way.
-            self._ask.look(watch.uuid)
-            watch.asked_until = now + LOOK_MAX
-            if self._reporter.window(watch.uuid) is None:
-                self._note_missing(watch, now)
-        watch.doubted = monitor.doubtful
-        if watch.channel is not None:
-            reading = 0 if monitor.conduct.muted_until > now else selectors.EVENT_READ
-            writing = selectors.EVENT_WRITE if watch.channel.blocked else 0
-            self._set_interest(watch, reading | writing)
-        self._schedule(watch, now)
 
     def _measure(self, watch: Watch, now: float) -> None:
         """Has the domain's counters read while the VM is in doubt."""
@@ -861,16 +837,36 @@ class Engine:
         if watch.doubt.due(misses, failed, monitor.verdict_at, lead, now):
             self._ask.measure(watch.uuid)
 
-    def _awaits_libvirt(self, watch: Watch, event: FaultEvent, now: float) -> bool:
-        """Keeps a loss until libvirt has said that the VM runs, or forgets it; True if it did."""
-        if event.name != HEARTBEAT_LOST:
-            return False
-        unsaid, watch.unsaid = watch.unsaid, None
-        if isinstance(event, FaultCleared):
-            return unsaid is not None
-        if now < watch.asked_until:
-            watch.unsaid = event
-        return watch.unsaid is not None
+    def _tell(self, watch: Watch, now: float) -> None:
+        """Reports what the monitor found, but for a loss that is held for now."""
+        for event in watch.monitor.events():
+            if isinstance(event, FaultRaised):
+                event = watch.with_evidence(event, self._settings.evidence_text, now)
+            held = self._correlation.holds(event, watch.policy.interval, now)
+            if not held and not watch.reprieve.holds(event, now):
+                self._report(watch.domain, event, now)
+        loss = watch.reprieve.due(now)
+        if loss is not None:
+            self._report(watch.domain, loss, now)
+
+    def _note_established(self, watch: Watch, now: float) -> None:
+        monitor = watch.monitor
+        established = monitor.established, monitor.grace_until
+        if established != watch.established:
+            watch.established = established
+            run = watch.domain.domain_id if monitor.established else None
+            self._reporter.established(watch.uuid, run, now, monitor.grace_until)
+
+    def _note_doubt(self, watch: Watch, now: float) -> None:
+        """Asks libvirt of a VM that starts to miss, and looks at the others beside it."""
+        doubtful = watch.monitor.doubtful
+        if doubtful and not watch.doubted:
+            # Perhaps it is not meant to run, and the event is still on its way.
+            self._ask.look(watch.uuid)
+            watch.reprieve.begin(now)
+            if self._reporter.window(watch.uuid) is None:
+                self._note_missing(watch, now)
+        watch.doubted = doubtful
 
     def _note_missing(self, watch: Watch, now: float) -> None:
         """Suspects this host where many VMs start to miss together."""
@@ -891,6 +887,12 @@ class Engine:
             watch.scheduled = at
             if at != NEVER:
                 heapq.heappush(self._timers, (at, next(self._order), watch))
+
+    def _listen(self, watch: Watch, now: float) -> None:
+        if watch.channel is not None:
+            reading = 0 if watch.monitor.conduct.muted_until > now else selectors.EVENT_READ
+            writing = selectors.EVENT_WRITE if watch.channel.blocked else 0
+            self._set_interest(watch, reading | writing)
 
     def _set_interest(self, watch: Watch, events: int) -> None:
         if watch.channel is None or events == watch.interest:

@@ -11,6 +11,7 @@ from collectd_vmhb.domain import Domain
 from collectd_vmhb.evidence import Doubt, attach
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy
+from collectd_vmhb.reprieve import Reprieve
 from collectd_vmhb.settings import EvidenceText
 from collectd_vmhb.verdict import FaultRaised
 
@@ -40,9 +41,7 @@ class Watch:
     established: tuple[bool, float] = (False, 0.0)
     doubted: bool = False
     doubt: Doubt = field(default_factory=Doubt)
-    #: Until then libvirt may still say that it is not meant to run, and this is not told before.
-    asked_until: float = -NEVER
-    unsaid: FaultRaised | None = None
+    reprieve: Reprieve = field(default_factory=Reprieve)
 
     @property
     def uuid(self) -> str:
@@ -51,12 +50,15 @@ class Watch:
 
     def deadline(self, now: float) -> float:
         """Returns when there is something to do for it by itself."""
-        at = min(self.monitor.deadline, self.connect_at, self.look_at, self.doubt.at)
-        if self.unsaid is not None:
-            at = min(at, self.asked_until)
-        if self.monitor.conduct.muted_until > now:
-            at = min(at, self.monitor.conduct.muted_until)
-        return at
+        muted_until = self.monitor.conduct.muted_until
+        return min(
+            self.monitor.deadline,
+            self.connect_at,
+            self.look_at,
+            self.doubt.at,
+            self.reprieve.deadline,
+            muted_until if muted_until > now else NEVER,
+        )
 
     def with_evidence(self, fault: FaultRaised, text: EvidenceText, now: float) -> FaultRaised:
         """Adds to a fault what is known of the VM's last exchanges and of its domain."""

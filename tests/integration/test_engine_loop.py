@@ -16,7 +16,7 @@ from typing import Any, Callable
 import pytest
 
 from collectd_vmhb import engine as engine_module
-from collectd_vmhb import monitor, policy
+from collectd_vmhb import monitor, policy, reprieve
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import ChannelError
 from collectd_vmhb.conduct import BYTES_PER_SECOND
@@ -304,7 +304,7 @@ def test_a_vm_in_doubt_is_measured_before_its_fault_which_tells_what_was_seen(
 def test_a_libvirt_that_measures_nothing_delays_no_fault(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "LOOK_MAX", 0.0)  # looks are another question
+    monkeypatch.setattr(reprieve, "LOOK_MAX", 0.0)  # looks are another question
     guest = node.guest(tmp_path / "port")
     node.see(domain(tmp_path / "port"))
     node.wait_healthy()
@@ -397,7 +397,7 @@ def test_a_missing_right_is_told_of_the_host_and_blames_no_vm(
 def test_a_loss_waits_for_libvirts_word_on_the_vm(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engine_module, "LOOK_MAX", 60.0)
+    monkeypatch.setattr(reprieve, "LOOK_MAX", 60.0)
     node = start()
     uuids = ["runs", "off"]
     for uuid in uuids:
@@ -423,7 +423,7 @@ def test_a_loss_does_not_wait_for_a_libvirt_that_hangs(node: Node, tmp_path: Pat
     node.wait(lambda: node.value("health") == 5)
     found = time.monotonic()
     node.wait_said("heartbeat-lost", "failure")
-    assert time.monotonic() - found < engine_module.LOOK_MAX + 1.0
+    assert time.monotonic() - found < reprieve.LOOK_MAX + 1.0
 
 
 def test_a_misbehaving_disk_delays_no_alarm_and_is_one(node: Node, tmp_path: Path) -> None:
