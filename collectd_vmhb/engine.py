@@ -34,7 +34,6 @@ from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
-from collectd_vmhb.evidence import LEAD, Doubt
 from collectd_vmhb.hypervisor import (
     Attached,
     Detached,
@@ -62,7 +61,6 @@ from collectd_vmhb.verdict import (
     FaultCleared,
     FaultEvent,
     FaultRaised,
-    Health,
     Severity,
 )
 from collectd_vmhb.verification import Verifications, synthetic_fault
@@ -827,14 +825,8 @@ class Engine:
     def _measure(self, watch: Watch, now: float) -> None:
         """Has the domain's counters read while the VM is in doubt."""
         monitor = watch.monitor
-        failed = monitor.health is Health.FAILED
-        misses = monitor.misses_in_a_row if monitor.health is not Health.PAUSED else 0
-        if not misses and not failed:
-            if watch.doubt.began:
-                watch.doubt = Doubt()
-            return
-        lead = min(LEAD, monitor.policy.timeout / 2)
-        if watch.doubt.due(misses, failed, monitor.verdict_at, lead, now):
+        misses, timeout = monitor.misses_in_a_row, monitor.policy.timeout
+        if watch.doubt.due(monitor.health, misses, monitor.verdict_at, timeout, now):
             self._ask.measure(watch.uuid)
 
     def _tell(self, watch: Watch, now: float) -> None:

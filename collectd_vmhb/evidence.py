@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from collectd_vmhb.settings import EvidenceText
 from collectd_vmhb.usage import Usage, Vcpu
-from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultRaised
+from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultRaised, Health
 from collectd_vmhb.wording import shown
 
 #: The last measurement before FAILED is asked for that many seconds ahead, or half a timeout.
@@ -82,14 +82,14 @@ class Finding:
 
 
 class Doubt:
-    """Keeps what is measured of one VM while it is in doubt; monotonic seconds.
-
-    A VM that is in doubt no more, and later again, takes a new one.
-    """
+    """Keeps what is measured of one VM while it is in doubt; monotonic seconds."""
 
     __slots__ = ("_ahead_of", "_failed", "_misses", "_silent_since", "at", "first", "last")
 
     def __init__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
         #: When `due` has something to say by itself.
         self.at = math.inf
         #: The first measurement and the last one, of those that have the vCPUs if there are any.
@@ -107,15 +107,25 @@ class Doubt:
         """True once there was something to doubt."""
         return self._failed or self._misses > 0
 
-    def due(self, misses: int, failed: bool, verdict_at: float, lead: float, now: float) -> bool:
+    def due(
+        self, health: Health, misses: int, verdict_at: float, timeout: float, now: float
+    ) -> bool:
         """Tells whether the domain is to be measured now, and plans the next time.
 
-        ``verdict_at`` is when the VM is FAILED unless it answers, inf if more misses are left.
+        ``misses``: those in a row; ``verdict_at`` is when the VM is FAILED unless it answers, inf
+        if more misses are left; ``timeout`` is that of a challenge.
         """
+        failed = health is Health.FAILED
+        if health is Health.PAUSED:
+            misses = 0
+        if not misses and not failed:
+            if self.began:
+                self._end()
+            return False
         if (failed and not self._failed) or (misses > self._misses and not failed):
             self.at = now
         elif verdict_at < math.inf and verdict_at != self._ahead_of:
-            self.at, self._ahead_of = verdict_at - lead, verdict_at
+            self.at, self._ahead_of = verdict_at - min(LEAD, timeout / 2), verdict_at
         self._misses, self._failed = misses, failed
         if now < self.at:
             return False

@@ -15,7 +15,7 @@ from collectd_vmhb import display, evidence
 from collectd_vmhb.evidence import Doubt, Reading, attach, judge, told
 from collectd_vmhb.settings import EvidenceText
 from collectd_vmhb.usage import Disks, Usage, Vcpu
-from collectd_vmhb.verdict import FaultRaised, Severity
+from collectd_vmhb.verdict import FaultRaised, Health, Severity
 
 AT = 100.0
 WINDOW = 4.0
@@ -151,37 +151,65 @@ def test_each_reading_but_the_empty_one_means_something_and_has_a_next_step() ->
 # -- when a domain is measured ------------------------------------------------------------------
 
 
-def measured_at(moments: list[tuple[float, int, bool, float]]) -> list[float]:
-    """When a VM is measured; each moment: now, its misses, is it FAILED, when will it be."""
+SUSPECT, FAILED = Health.SUSPECT, Health.FAILED
+TIMEOUT = 0.9
+
+
+def measured_at(moments: list[tuple[float, Health, int, float]]) -> list[float]:
+    """When a VM is measured; each moment: now, its health, its misses, when will it be FAILED."""
     doubt = Doubt()
-    return [at for at, *vm, verdict in moments if doubt.due(vm[0], bool(vm[1]), verdict, 0.3, at)]
+    return [
+        at
+        for at, health, misses, verdict in moments
+        if doubt.due(health, misses, verdict, TIMEOUT, at)
+    ]
 
 
 def test_a_vm_in_doubt_is_measured_at_each_miss_before_the_verdict_and_after_it() -> None:
-    moments = [(0.9, 1, False, math.inf), (1.0, 1, False, math.inf), (1.9, 2, False, math.inf)]
-    moments += [(2.0, 2, False, 2.9), (2.6, 2, False, 2.9), (2.7, 2, False, 2.9)]
-    moments += [(2.9, 3, True, math.inf), (3.9, 4, True, math.inf)]
-    moments += [(32.9, 33, True, math.inf), (33.0, 33, True, math.inf)]
+    moments = [(0.9, SUSPECT, 1, math.inf), (1.0, SUSPECT, 1, math.inf)]
+    moments += [(1.9, SUSPECT, 2, math.inf), (2.0, SUSPECT, 2, 2.9), (2.6, SUSPECT, 2, 2.9)]
+    moments += [(2.7, SUSPECT, 2, 2.9), (2.9, FAILED, 3, math.inf), (3.9, FAILED, 4, math.inf)]
+    moments += [(32.9, FAILED, 33, math.inf), (33.0, FAILED, 33, math.inf)]
     assert measured_at(moments) == [0.9, 1.9, 2.6, 2.9, 32.9]
 
 
 def test_a_vm_that_was_failed_before_this_engine_began_is_measured() -> None:
-    assert measured_at([(0.0, 0, True, math.inf), (9.0, 9, True, math.inf)]) == [0.0]
+    assert measured_at([(0.0, FAILED, 0, math.inf), (9.0, FAILED, 9, math.inf)]) == [0.0]
+
+
+def test_a_vm_that_is_paused_or_answers_is_not_measured() -> None:
+    assert measured_at([(0.0, Health.PAUSED, 2, math.inf), (1.0, Health.HEALTHY, 0, 1.9)]) == []
 
 
 def test_the_engine_is_told_when_to_come_back() -> None:
     doubt = Doubt()
     assert doubt.at == math.inf
-    assert doubt.due(1, False, math.inf, 0.3, 1.0)
+    assert doubt.due(SUSPECT, 1, math.inf, TIMEOUT, 1.0)
     assert doubt.at == math.inf
-    assert not doubt.due(1, False, 3.0, 0.3, 2.0)
+    assert not doubt.due(SUSPECT, 1, 3.0, TIMEOUT, 2.0)
     assert doubt.at == pytest.approx(2.7)
+
+
+def test_the_last_measurement_before_the_verdict_is_within_the_timeout() -> None:
+    doubt = Doubt()
+    doubt.due(SUSPECT, 1, math.inf, 0.2, 1.0)
+    assert not doubt.due(SUSPECT, 1, 3.0, 0.2, 2.0)
+    assert doubt.at == pytest.approx(2.9)
 
 
 def doubtful() -> Doubt:
     doubt = Doubt()
-    assert doubt.due(1, False, math.inf, 0.3, AT)
+    assert doubt.due(SUSPECT, 1, math.inf, TIMEOUT, AT)
     return doubt
+
+
+@pytest.mark.parametrize("health", [Health.HEALTHY, Health.PAUSED])
+def test_what_was_measured_is_forgotten_with_the_doubt(health: Health) -> None:
+    doubt = doubtful()
+    doubt.take(FIRST)
+    assert not doubt.due(health, 0, math.inf, TIMEOUT, AT + 1.0)
+    assert (doubt.first, doubt.at) == (None, math.inf)
+    assert doubt.due(SUSPECT, 1, math.inf, TIMEOUT, AT + 2.0)
 
 
 def test_a_measurement_grows_and_the_first_whole_one_is_kept() -> None:
