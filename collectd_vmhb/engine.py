@@ -31,6 +31,7 @@ from typing import Any, Protocol, Union
 from collectd_vmhb.attaching import Attaching
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import Channel, ChannelError, retry_after
+from collectd_vmhb.contact import Contact
 from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
@@ -44,14 +45,14 @@ from collectd_vmhb.hypervisor import (
     Rebooted,
     Scanned,
 )
-from collectd_vmhb.impairments import DISK, LIBVIRT, MASS, POLICIES, Impairments
+from collectd_vmhb.impairments import DISK, MASS, POLICIES, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, policy_for
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here, to_detach
 from collectd_vmhb.publish import Note, Sample, engine_samples, vm_samples
 from collectd_vmhb.reporter import Reporter
 from collectd_vmhb.settings import Mode, Settings
-from collectd_vmhb.sources import FILE, NO_POLICIES, PoliciesRead, Told, extra_specs_of
+from collectd_vmhb.sources import FILE, NO_POLICIES, PoliciesRead, Sources
 from collectd_vmhb.state import State
 from collectd_vmhb.verdict import (
     BAD_POLICY,
@@ -70,8 +71,6 @@ from collectd_vmhb.wording import Refusal, shown
 
 log = logging.getLogger(__name__)
 
-#: libvirt may be away that many seconds, as for its own restart, before the host is reported.
-LIBVIRT_AWAY_MAX = 60.0
 #: Seconds after which libvirt knows whether a guest that arrived has its port open: QEMU tells it
 #: up to a second later, and libvirt tells nobody (9.0 said "disconnected" for 0.4 to 2 s).
 OPEN_KNOWN = 5.0
@@ -180,13 +179,12 @@ class Engine:
         #: Who waits for the end of a detach, by VM.
         self._detaching: dict[str, Future[str]] = {}
         self._scan_at = NEVER
-        self._complete = False
-        self._away_at = NEVER
         self._impairments = Impairments(self._report_host)
+        self._contact = Contact(self._impairments)
         for incident in self._reporter.incidents():
             if incident.name == ENGINE_IMPAIRED:
                 self._impairments.adopt(incident.reason, incident.text)
-        self._policies = NO_POLICIES
+        self._sources = Sources(settings.flavor_policy)
         self._on_policies(policies, clock())
         self._verifications = Verifications()
         for incident in self._reporter.incidents():
@@ -251,11 +249,11 @@ class Engine:
                 "pid": os.getpid(),
                 "since": self._began,
                 "mode": self._settings.mode.value,
-                "libvirt": self._libvirt_state(),
+                "libvirt": self._contact.state,
                 "awareness": self._awareness.score,
                 "maintenance": window and window_values(window),
                 "faults": faults.get("", []),
-                "policy_file": policy_file(self._policies),
+                "policy_file": policy_file(self._sources.read),
             },
             "vms": [
                 eyes.row(
@@ -267,7 +265,7 @@ class Engine:
                 for watch in list(self._watches.values())
             ],
             "unmonitored": [
-                bystander(domain, reporter.own_window(domain.uuid), self._told(domain))
+                bystander(domain, reporter.own_window(domain.uuid), self._sources.told(domain))
                 for domain in self._discovery.known()
                 if domain.uuid not in self._watches
             ],
@@ -384,7 +382,7 @@ class Engine:
         if MASS in self._impairments:
             others.append(self._correlation.mass_until)
         at = [deadline for deadline in others if deadline is not None]
-        return min(first, self._scan_at, self._attaching.deadline, self._away_at, *at)
+        return min(first, self._scan_at, self._attaching.deadline, self._contact.deadline, *at)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -397,14 +395,10 @@ class Engine:
             self._scan_at = now + self._settings.reconcile_interval
             self._ask.scan()
             # Cleared by the scan: a daemon that hangs says nothing, not even that it is away.
-            self._suspect_libvirt(now)
+            self._contact.suspect(now)
         if now >= self._attaching.deadline:
             self._attaching.turn(now)
-        if now >= self._away_at:
-            self._away_at = NEVER
-            self._impairments.impair(
-                LIBVIRT, "libvirt has not answered for a minute: VMs cannot be found", now
-            )
+        self._contact.turn(now)
         for fault in self._correlation.due(now):
             self._report(self._watches[fault.uuid].domain, fault, now)
         if now >= self._correlation.mass_until:
@@ -444,7 +438,8 @@ class Engine:
         elif isinstance(finding, Looked):
             self._on_looked(finding, now)
         elif isinstance(finding, Reachable):
-            self._on_reachable(finding, now)
+            if finding.error is not None:
+                self._contact.suspect(now)
         elif isinstance(finding, Detached):
             self._on_detached(finding)
         else:
@@ -459,16 +454,15 @@ class Engine:
                 self._on_attached(watch, finding, now)
 
     def _on_scanned(self, scanned: Scanned, now: float) -> None:
-        self._away_at = NEVER
-        self._impairments.mend(LIBVIRT, now)
+        self._contact.answered(now)
         for change in self._discovery.scanned(scanned.domains, scanned.unreadable):
             self._review_and_survive(change, now)
         for watch in list(self._watches.values()):
             self._provision(watch, now, fresh=False)
         if DISK in self._impairments:
             self._reporter.save_again()
-        if not self._complete:
-            self._complete = True
+        if not self._contact.complete:
+            self._contact.complete = True
             there = {domain.uuid for domain in scanned.domains} | scanned.unreadable
             for uuid in self._reporter.instances() - there:
                 self._reporter.close(uuid, "gone while the engine was away")
@@ -500,7 +494,7 @@ class Engine:
             if change.before is not None:
                 self._forget(change.before.uuid, "gone from this host", now, keep=frozenset())
             return
-        told = self._told(domain)
+        told = self._sources.told(domain)
         decision = policy_for(told.extra_specs, self._settings)
         self._judge_policy(domain, decision.problems, told.source, now)
         if decision.policy is None:
@@ -510,12 +504,9 @@ class Engine:
         else:
             self._follow(domain, decision.policy, now)
 
-    def _told(self, domain: Domain) -> Told:
-        return extra_specs_of(domain, self._policies.policies, self._settings.flavor_policy)
-
     def _on_policies(self, read: PoliciesRead, now: float) -> None:
         """Takes what is in force of the policy file, and reviews the VMs that it says more of."""
-        before, self._policies = self._policies, read
+        before, self._sources.read = self._sources.read, read
         if read.error is None:
             self._impairments.mend(POLICIES, now)
         else:
@@ -547,7 +538,7 @@ class Engine:
         watch.monitor.guest_open = domain.guest_has_open(policy.channel)
         if domain.carried:
             self._judge_arrival(watch, now)
-        self._provision(watch, now, fresh=self._complete and not watch.had_channel)
+        self._provision(watch, now, fresh=self._contact.complete and not watch.had_channel)
         self._attend(watch, lambda watch, now: None, now)
 
     def _judge_arrival(self, watch: Watch, now: float) -> None:
@@ -624,20 +615,7 @@ class Engine:
         )
         self._report(domain, fault, now)
 
-    def _on_reachable(self, reachable: Reachable, now: float) -> None:
-        if reachable.error is not None:
-            self._suspect_libvirt(now)
-
-    def _suspect_libvirt(self, now: float) -> None:
-        if self._away_at == NEVER and LIBVIRT not in self._impairments:
-            self._away_at = now + LIBVIRT_AWAY_MAX
-
     # -- what the operator asks -------------------------------------------------------------
-
-    def _libvirt_state(self) -> str:
-        if self._away_at != NEVER or LIBVIRT in self._impairments:
-            return "away"
-        return "connected" if self._complete else "not read yet"
 
     def _watched(self, uuid: str) -> Watch:
         watch = self._watches.get(uuid)
@@ -662,7 +640,7 @@ class Engine:
             watch.monitor,
             faults.get(uuid, []),
             self._reporter.window(uuid),
-            self._told(watch.domain).source,
+            self._sources.told(watch.domain).source,
             watch.doubt.finding(now) if watch.doubt.first else None,
         )
 

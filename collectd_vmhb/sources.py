@@ -60,3 +60,15 @@ def extra_specs_of(domain: Domain, policies: Policies, patterns: Sequence[Flavor
             if fnmatch.fnmatchcase(instance.flavor, each.pattern):
                 return Told(each.extra_specs, f'FlavorPolicy "{shown(each.pattern)}"')
     return Told(None, NOBODY)
+
+
+class Sources:
+    """The sources as they are now; ``patterns`` are the stanza's, ``read`` is the policy file."""
+
+    def __init__(self, patterns: Sequence[FlavorPolicy]) -> None:
+        self._patterns = patterns
+        self.read = NO_POLICIES
+
+    def told(self, domain: Domain) -> Told:
+        """Returns a domain's extra specs (any thread)."""
+        return extra_specs_of(domain, self.read.policies, self._patterns)

@@ -15,8 +15,8 @@ from typing import Any, Callable
 
 import pytest
 
+from collectd_vmhb import contact, monitor, policy, reprieve
 from collectd_vmhb import engine as engine_module
-from collectd_vmhb import monitor, policy, reprieve
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import ChannelError
 from collectd_vmhb.conduct import BYTES_PER_SECOND
@@ -518,7 +518,7 @@ def test_a_vm_that_is_monitored_keeps_its_channel(node: Node, tmp_path: Path) ->
 def test_libvirt_that_stays_away_is_a_fault_of_the_host(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "LIBVIRT_AWAY_MAX", 0.2)
+    monkeypatch.setattr(contact, "AWAY_MAX", 0.2)
     node.engine.post(Reachable("Connection refused"))
     node.engine.post(Reachable("Connection refused"))
     node.wait_said("engine-impaired", "failure", "")
@@ -530,7 +530,7 @@ def test_libvirt_that_stays_away_is_a_fault_of_the_host(
 def test_libvirt_that_answers_nothing_at_all_is_a_fault_of_the_host(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "LIBVIRT_AWAY_MAX", 0.2)
+    monkeypatch.setattr(contact, "AWAY_MAX", 0.2)
     node = start(replace(SETTINGS, reconcile_interval=0.1))
     node.see()
     node.wait_said("engine-impaired", "failure", "")
