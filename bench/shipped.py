@@ -94,7 +94,7 @@ class Shipped:
 
     def counters(self) -> dict[str, float]:
         """Returns beats, misses and wake-ups since the start, among others."""
-        samples = self._engine.samples()
+        samples = self._engine.desk.samples()
         own = {sample.type_instance: sample.value for sample in samples if _is_engines(sample)}
         return {
             "beats": _total(samples, "beats"),
@@ -109,7 +109,7 @@ class Shipped:
         """Returns the last round trip of each guest, in seconds."""
         return {
             number_of(sample.plugin_instance): sample.value
-            for sample in self._engine.samples()
+            for sample in self._engine.desk.samples()
             if (sample.type, sample.type_instance) == ("latency", "heartbeat")
         }
 

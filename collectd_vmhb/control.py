@@ -50,8 +50,8 @@ class ControlError(Exception):
     """What was asked cannot be done; the text says why and what to do."""
 
 
-class Engine(Protocol):
-    """What is asked of the engine, from any thread; LookupError for a VM that it does not know."""
+class Desk(Protocol):
+    """What any thread may ask of the engine; LookupError for a VM that it does not know."""
 
     def status(self) -> dict[str, Any]:
         """Returns the state of the engine and a row for each VM."""
@@ -75,10 +75,10 @@ class Engine(Protocol):
         """Raises a synthetic fault for some seconds, or ends it for 0; returns its incident."""
 
 
-def answer(engine: Engine, line: bytes) -> dict[str, Any]:
+def answer(desk: Desk, line: bytes) -> dict[str, Any]:
     """Does what one request says and returns what to answer; raises nothing."""
     try:
-        return {"ok": _obey(engine, _request(line))}
+        return {"ok": _obey(desk, _request(line))}
     except ControlError as error:
         return {"error": str(error)}
     except LookupError as error:
@@ -102,10 +102,10 @@ def _request(line: bytes) -> Mapping[str, Any]:
     return request
 
 
-def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
+def _obey(desk: Desk, request: Mapping[str, Any]) -> Any:
     command = request.get("command")
     if command == "status":
-        return engine.status()
+        return desk.status()
     if command not in ("explain", "audit", "pause", "resume", "detach", "verify"):
         raise ControlError(
             "command must be status, explain, audit, pause, resume, detach or verify"
@@ -114,15 +114,15 @@ def _obey(engine: Engine, request: Mapping[str, Any]) -> Any:
     if not isinstance(vm, str):
         raise ControlError("vm must be a UUID")
     if command == "explain":
-        return engine.explain(vm)
+        return desk.explain(vm)
     if command == "resume":
-        return engine.resume(vm)
+        return desk.resume(vm)
     if command == "detach":
-        return engine.detach(vm)
-    return {"audit": _audit, "pause": _pause, "verify": _verify}[command](engine, vm, request)
+        return desk.detach(vm)
+    return {"audit": _audit, "pause": _pause, "verify": _verify}[command](desk, vm, request)
 
 
-def _audit(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def _audit(desk: Desk, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
     check, detailed = request.get("check", ""), request.get("detailed", False)
     timeout = request.get("seconds")
     if not isinstance(check, str) or (check and not CHECK_NAME.fullmatch(check)):
@@ -133,23 +133,23 @@ def _audit(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any
         isinstance(timeout, (int, float)) and 1 <= timeout <= TIMEOUT_MAX
     ):
         raise ControlError(f"an audit may take 1 s to {TIMEOUT_MAX / 60:.0f} min")
-    return engine.audit(vm, check, detailed, timeout)
+    return desk.audit(vm, check, detailed, timeout)
 
 
-def _verify(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def _verify(desk: Desk, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
     seconds = request.get("seconds")
     if not isinstance(seconds, (int, float)) or not 0 <= seconds <= verification.LONGEST:
         raise ControlError(f"a verification lasts at most {verification.LONGEST:.0f} s")
-    return engine.verify(vm, float(seconds))
+    return desk.verify(vm, float(seconds))
 
 
-def _pause(engine: Engine, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def _pause(desk: Desk, vm: str, request: Mapping[str, Any]) -> dict[str, Any]:
     seconds, reason = request.get("seconds"), request.get("reason")
     if not isinstance(seconds, (int, float)) or not 0 < seconds <= LONGEST:
         raise ControlError(f"a maintenance lasts at most {LONGEST / 86400:.0f} days")
     if not isinstance(reason, str) or not reason.strip() or len(reason) > REASON_MAX:
         raise ControlError(f"a maintenance has a reason of 1 to {REASON_MAX} characters")
-    return engine.pause(vm, float(seconds), reason)
+    return desk.pause(vm, float(seconds), reason)
 
 
 # -- the engine's end -----------------------------------------------------------------------

@@ -78,6 +78,11 @@ class Domain:
     has_virtio_serial: bool
     carried: bool = False
 
+    @property
+    def project(self) -> str:
+        """The id of the project that owns the VM, "" if Nova did not make it."""
+        return self.instance.project if self.instance else ""
+
     def guest_has_open(self, channel: str) -> bool | None:
         """True if a process in the guest has that port open; None if nobody can tell."""
         found = (device.guest_open for device in self.channels if device.name == channel)

@@ -13,7 +13,6 @@ import errno
 import heapq
 import itertools
 import logging
-import os
 import queue
 import secrets
 import selectors
@@ -23,16 +22,15 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from concurrent import futures
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, Union
+from dataclasses import dataclass
+from typing import Protocol, Union
 
 from collectd_vmhb.attaching import Attaching
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.contact import Contact
 from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
+from collectd_vmhb.desk import Asked, Books, Desk
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.hypervisor import (
@@ -48,8 +46,8 @@ from collectd_vmhb.hypervisor import (
 from collectd_vmhb.impairments import DISK, MASS, POLICIES, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, policy_for
-from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here, to_detach
-from collectd_vmhb.publish import Note, Sample, engine_samples, vm_samples
+from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
+from collectd_vmhb.publish import Note
 from collectd_vmhb.reporter import Reporter
 from collectd_vmhb.settings import Mode, Settings
 from collectd_vmhb.sources import FILE, NO_POLICIES, PoliciesRead, Sources
@@ -64,20 +62,15 @@ from collectd_vmhb.verdict import (
     FaultRaised,
     Severity,
 )
-from collectd_vmhb.verification import Verifications, synthetic_fault
-from collectd_vmhb.view import Eyes, bystander, display_name, policy_file, window_values
+from collectd_vmhb.view import display_name
 from collectd_vmhb.watch import NEVER, Watch
-from collectd_vmhb.wording import Refusal, shown
+from collectd_vmhb.wording import shown
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which libvirt knows whether a guest that arrived has its port open: QEMU tells it
 #: up to a second later, and libvirt tells nobody (9.0 said "disconnected" for 0.4 to 2 s).
 OPEN_KNOWN = 5.0
-#: Whoever asks from another thread waits at most so many seconds for the loop.
-ASKING_MAX = 2.0
-#: libvirt may take so many seconds to detach a channel before the asker is told to wait.
-DETACHING_MAX = 2.5
 
 #: States in which a guest is silent on purpose.
 _PLANNED = frozenset({DomainState.PAUSED, DomainState.SHUTTING_DOWN})
@@ -114,14 +107,6 @@ class Saved:
     error: str | None
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Work that another thread wants done in the loop's; it takes the time and gives a result."""
-
-    work: Callable[[float], Any]
-    result: Future[Any] = field(default_factory=Future)
-
-
 Posted = Union[Finding, Saved, Asked, PoliciesRead]
 
 
@@ -144,7 +129,6 @@ class Engine:
         self._settings = settings
         self._clock = clock
         self._wall = wall
-        self._began = wall()
         silent = settings.mode is not Mode.REPORT
         self._reporter = Reporter(settings.hold_down, save, notify, wall, silent)
         try:
@@ -176,8 +160,6 @@ class Engine:
         self._attaching = Attaching(
             settings.mode, settings.attach_rate, lambda *job: self._ask.attach(*job)
         )
-        #: Who waits for the end of a detach, by VM.
-        self._detaching: dict[str, Future[str]] = {}
         self._scan_at = NEVER
         self._impairments = Impairments(self._report_host)
         self._contact = Contact(self._impairments)
@@ -186,11 +168,20 @@ class Engine:
                 self._impairments.adopt(incident.reason, incident.text)
         self._sources = Sources(settings.flavor_policy)
         self._on_policies(policies, clock())
-        self._verifications = Verifications()
-        for incident in self._reporter.incidents():
-            if incident.name == VERIFICATION:
-                # Whoever asked for it is not waiting any more.
-                self._verifications.begin(incident.uuid, clock())
+        books = Books(
+            settings,
+            self._watches,
+            self._discovery,
+            self._sources,
+            self._reporter,
+            self._contact,
+            self._awareness,
+            self._totals,
+        )
+        #: Answers what is asked from other threads.
+        self.desk = Desk(
+            books, self.post, self._catch_up, lambda *job: self._ask.detach(*job), clock, wall
+        )
 
     # -- from other threads -----------------------------------------------------------------
 
@@ -210,114 +201,6 @@ class Engine:
             posted = self._inbox.get()
             if isinstance(posted, Saved):
                 self._reporter.saved(posted.number)
-
-    def samples(self) -> list[Sample]:
-        """Returns the values of every VM and of the engine, as they are now."""
-        watches = list(self._watches.values())
-        now = self._clock()
-        samples = engine_samples(
-            [watch.monitor.health for watch in watches],
-            self._awareness.take_worst(),
-            self._awareness.score,
-            dict(self._totals),
-            {
-                "busy": sum(watch.monitor.is_busy(now) for watch in watches),
-                "perfdata-over": sum(watch.monitor.checks.figures_over for watch in watches),
-            },
-        )
-        for watch in watches:
-            monitor = watch.monitor
-            samples += vm_samples(
-                watch.uuid,
-                monitor.health,
-                monitor.current_rtt,
-                asdict(monitor.counters),
-                self._reporter.window(watch.uuid) is not None,
-                monitor.figures(),
-            )
-        return samples
-
-    def status(self) -> dict[str, Any]:
-        """Returns the state of the engine and a row for each VM, as JSON values."""
-        # Read here, as samples are: a thousand rows made by the loop would hold up the beats.
-        eyes = Eyes(self._clock(), self._wall())
-        reporter = self._reporter
-        faults = eyes.faults(reporter.incidents(), reporter.withheld())
-        window = reporter.window("")
-        return {
-            "engine": {
-                "pid": os.getpid(),
-                "since": self._began,
-                "mode": self._settings.mode.value,
-                "libvirt": self._contact.state,
-                "awareness": self._awareness.score,
-                "maintenance": window and window_values(window),
-                "faults": faults.get("", []),
-                "policy_file": policy_file(self._sources.read),
-            },
-            "vms": [
-                eyes.row(
-                    watch.domain,
-                    watch.monitor,
-                    faults.get(watch.uuid, []),
-                    reporter.window(watch.uuid),
-                )
-                for watch in list(self._watches.values())
-            ],
-            "unmonitored": [
-                bystander(domain, reporter.own_window(domain.uuid), self._sources.told(domain))
-                for domain in self._discovery.known()
-                if domain.uuid not in self._watches
-            ],
-        }
-
-    def explain(self, uuid: str) -> dict[str, Any]:
-        """Returns all that is known of one VM, as JSON values; LookupError for an unknown one."""
-        explained: dict[str, Any] = self._call(lambda now: self._explain(uuid, now))
-        return explained
-
-    def audit(self, uuid: str, check: str, detailed: bool, timeout: float | None) -> dict[str, Any]:
-        """Has a guest run a check now, or all for "", and returns the audit that began.
-
-        LookupError for an unknown VM, Refusal if it cannot be. How it ends is in `explain`.
-        """
-        began: dict[str, Any] = self._call(
-            lambda now: self._audit(uuid, check, detailed, timeout, now)
-        )
-        return began
-
-    def pause(self, uuid: str, seconds: float, reason: str) -> dict[str, Any]:
-        """Begins a maintenance of a VM, or of the host for "", and returns it as JSON values."""
-        begun: dict[str, Any] = self._call(lambda now: self._pause(uuid, seconds, reason, now))
-        return begun
-
-    def resume(self, uuid: str) -> None:
-        """Ends a maintenance before its time; LookupError if there is none."""
-        self._call(lambda now: self._resume(uuid, now))
-
-    def detach(self, uuid: str) -> str:
-        """Takes our channel out of a VM that is not monitored, and returns its name.
-
-        Raises Refusal if that is not to be, or if libvirt does not do it.
-        """
-        detached: Future[str] = self._call(lambda now: self._detach(uuid))
-        try:
-            return detached.result(DETACHING_MAX)
-        except futures.TimeoutError:
-            raise Refusal("libvirt has yet to do it; collectd's log tells the end") from None
-
-    def verify(self, uuid: str, seconds: float) -> dict[str, Any]:
-        """Raises a synthetic fault of a VM, or of the host for "", or ends it for 0 seconds.
-
-        Returns its incident; raises Refusal if it cannot be reported.
-        """
-        begun: dict[str, Any] = self._call(lambda now: self._verify(uuid, seconds, now))
-        return begun
-
-    def _call(self, work: Callable[[float], Any]) -> Any:
-        asked = Asked(work)
-        self.post(asked)
-        return asked.result.result(ASKING_MAX)
 
     def _wake(self) -> None:
         # Enough wake-ups wait already, or the loop has ended before the workers.
@@ -377,7 +260,7 @@ class Engine:
         others = [
             self._reporter.deadline,
             self._correlation.deadline,
-            self._verifications.deadline,
+            self.desk.deadline,
         ]
         if MASS in self._impairments:
             others.append(self._correlation.mass_until)
@@ -403,8 +286,7 @@ class Engine:
             self._report(self._watches[fault.uuid].domain, fault, now)
         if now >= self._correlation.mass_until:
             self._impairments.mend(MASS, now)
-        for uuid in self._verifications.due(now):
-            self._end_verification(uuid, now)
+        self.desk.turn(now)
 
     @property
     def _ask(self) -> Libvirt:
@@ -424,7 +306,7 @@ class Engine:
         if isinstance(posted, Saved):
             self._on_saved(posted, now)
         elif isinstance(posted, Asked):
-            _answer(posted, now)
+            posted.answer(now)
         elif isinstance(posted, PoliciesRead):
             self._on_policies(posted, now)
         else:
@@ -441,7 +323,7 @@ class Engine:
             if finding.error is not None:
                 self._contact.suspect(now)
         elif isinstance(finding, Detached):
-            self._on_detached(finding)
+            self.desk.detached(finding)
         else:
             watch = self._watches.get(finding.uuid)
             if watch is None:
@@ -477,7 +359,7 @@ class Engine:
             self._review_and_survive(change, now)
         watch = self._watches.get(looked.uuid)
         if watch is not None and watch.reprieve.answered(now):
-            self._attend(watch, lambda watch, now: None, now)
+            self._catch_up(watch, now)
 
     def _review_and_survive(self, change: Change, now: float) -> None:
         try:
@@ -539,7 +421,7 @@ class Engine:
         if domain.carried:
             self._judge_arrival(watch, now)
         self._provision(watch, now, fresh=self._contact.complete and not watch.had_channel)
-        self._attend(watch, lambda watch, now: None, now)
+        self._catch_up(watch, now)
 
     def _judge_arrival(self, watch: Watch, now: float) -> None:
         """Expects answers of a guest that was migrated here, or restored, with its agent."""
@@ -614,71 +496,6 @@ class Engine:
             details={problem.key: str(problem) for problem in problems[:8]},
         )
         self._report(domain, fault, now)
-
-    # -- what the operator asks -------------------------------------------------------------
-
-    def _watched(self, uuid: str) -> Watch:
-        watch = self._watches.get(uuid)
-        if watch is None:
-            raise LookupError(f"no VM {shown(uuid)} is monitored here")
-        return watch
-
-    def _audit(
-        self, uuid: str, check: str, detailed: bool, timeout: float | None, now: float
-    ) -> dict[str, Any]:
-        watch = self._watched(uuid)
-        audit = watch.monitor.audit(check, detailed, timeout, now)
-        self._attend(watch, lambda watch, now: None, now)
-        return Eyes(now, self._wall()).audit(audit)
-
-    def _explain(self, uuid: str, now: float) -> dict[str, Any]:
-        watch = self._watched(uuid)
-        eyes = Eyes(now, self._wall())
-        faults = eyes.faults(self._reporter.incidents(), self._reporter.withheld())
-        return eyes.account(
-            watch.domain,
-            watch.monitor,
-            faults.get(uuid, []),
-            self._reporter.window(uuid),
-            self._sources.told(watch.domain).source,
-            watch.doubt.finding(now) if watch.doubt.first else None,
-        )
-
-    def _pause(self, uuid: str, seconds: float, reason: str, now: float) -> dict[str, Any]:
-        if uuid and not self._discovery.knows(uuid):
-            raise LookupError(f"no VM {shown(uuid)} is on this host")
-        return window_values(self._reporter.pause(uuid, seconds, reason, now))
-
-    def _resume(self, uuid: str, now: float) -> None:
-        if not self._reporter.resume(uuid, now):
-            whose = f"VM {shown(uuid)}" if uuid else "the host"
-            raise LookupError(f"{whose} has no maintenance of its own")
-
-    def _detach(self, uuid: str) -> Future[str]:
-        domain = self._discovery.domain(uuid)
-        if domain is None:
-            raise LookupError(f"no VM {shown(uuid)} is on this host")
-        if uuid in self._watches:
-            raise Refusal(
-                "it is monitored, and would get it back at once; resize it to a flavor "
-                "without vmhb:enabled first"
-            )
-        device = to_detach(domain, self._settings.channels_allowed)
-        if uuid not in self._detaching:
-            self._detaching[uuid] = Future()
-            self._ask.detach(uuid, device.channel, device.path)
-        return self._detaching[uuid]
-
-    def _on_detached(self, detached: Detached) -> None:
-        if detached.error is None:
-            log.info("VM %s: channel %s detached", detached.uuid, detached.channel)
-        else:
-            log.warning("VM %s: channel not detached: %s", detached.uuid, detached.error)
-        waiting = self._detaching.pop(detached.uuid, None)
-        if waiting is not None and detached.error is None:
-            waiting.set_result(detached.channel)
-        elif waiting is not None:
-            waiting.set_exception(Refusal(f"libvirt does not detach it: {detached.error}"))
 
     # -- the channel ------------------------------------------------------------------------
 
@@ -759,6 +576,10 @@ class Engine:
             self._totals["errors"] += 1
             log.exception("VM %s: an error of the engine", _name(watch.domain))
             self._lost(watch, ChannelError(0, "an error of the engine; see collectd's log"), now)
+
+    def _catch_up(self, watch: Watch, now: float) -> None:
+        """Does what follows from a call into a monitor that was made elsewhere."""
+        self._attend(watch, lambda watch, now: None, now)
 
     def _on_ready(self, watch: Watch, now: float, events: int) -> None:
         if watch.channel is None:
@@ -875,40 +696,10 @@ class Engine:
             self._selector.modify(watch.channel, events, watch)
         watch.interest = events
 
-    # -- what an operator raises ------------------------------------------------------------
-
-    def _verify(self, uuid: str, seconds: float, now: float) -> dict[str, Any]:
-        if not seconds:
-            self._end_verification(uuid, now)
-            return {"incident": None}
-        if self._settings.mode is not Mode.REPORT:
-            mode = self._settings.mode.value
-            raise Refusal(f"Mode is {mode}, in which no fault leaves this host")
-        fault = synthetic_fault(uuid, now)
-        if not uuid:
-            self._report_host(fault, now)
-        else:
-            known = [domain for domain in self._discovery.known() if domain.uuid == uuid]
-            if not known:
-                raise LookupError(f"no VM {uuid} is on this host")
-            self._report(known[0], fault, now)
-        for incident in self._reporter.incidents():
-            if (incident.uuid, incident.name) == (uuid, VERIFICATION):
-                self._verifications.begin(uuid, now + seconds)
-                return {"incident": incident.id}
-        self._end_verification(uuid, now)
-        raise Refusal("a maintenance withholds every fault: end it with vmhb resume")
-
-    def _end_verification(self, uuid: str, now: float) -> None:
-        self._verifications.end(uuid)
-        self._reporter.report(FaultCleared(uuid, VERIFICATION, "verified"), "", "", now)
-
     # -- what leaves ------------------------------------------------------------------------
 
     def _report(self, domain: Domain, event: FaultEvent, now: float) -> None:
-        instance = domain.instance
-        project = instance.project if instance else ""
-        self._reporter.report(event, display_name(domain), project, now)
+        self._reporter.report(event, display_name(domain), domain.project, now)
 
     def _on_saved(self, saved: Saved, now: float) -> None:
         if saved.error is None:
@@ -923,14 +714,6 @@ class Engine:
 
     def _report_host(self, event: FaultEvent, now: float) -> None:
         self._reporter.report(event, "", "", now)
-
-
-def _answer(asked: Asked, now: float) -> None:
-    try:
-        asked.result.set_result(asked.work(now))
-    except Exception as error:
-        # It is the asker's: the loop has other things in its inbox.
-        asked.result.set_exception(error)
 
 
 def _random_challenge() -> int:

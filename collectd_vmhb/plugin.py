@@ -182,7 +182,7 @@ class Plugin:
         if self._engine is None:
             return
         try:
-            for sample in self._engine.samples():
+            for sample in self._engine.desk.samples():
                 collectd.Values(
                     plugin=PLUGIN,
                     plugin_instance=sample.plugin_instance,
@@ -265,7 +265,7 @@ class Plugin:
             worker.start()
         try:
             self._control = ControlServer(
-                settings.control_socket, lambda line: answer(engine, line)
+                settings.control_socket, lambda line: answer(engine.desk, line)
             )
             self._control.start()
         except (ControlError, OSError) as error:

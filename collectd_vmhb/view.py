@@ -66,7 +66,7 @@ class Eyes:
                 "name": domain.name,
                 "state": domain.state.value,
                 "id": domain.domain_id,
-                "project": domain.instance.project if domain.instance else "",
+                "project": domain.project,
                 "flavor": domain.instance.flavor if domain.instance else "",
             },
             "channel": {

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 
-from collectd_vmhb import contact, monitor, policy, reprieve
+from collectd_vmhb import contact, desk, monitor, policy, reprieve
 from collectd_vmhb import engine as engine_module
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import ChannelError
@@ -110,7 +110,7 @@ class Node:
         assert not self._thread.is_alive()
 
     def value(self, name: str, uuid: str = "vm") -> float:
-        for sample in self.engine.samples():
+        for sample in self.engine.desk.samples():
             if (sample.plugin_instance, sample.type_instance) == (uuid, name):
                 return sample.value
         return float("nan")
@@ -118,7 +118,7 @@ class Node:
     def wait(self, ready: Callable[[], object]) -> None:
         deadline = time.monotonic() + 8
         while not ready():
-            assert time.monotonic() < deadline, (self.said(), self.engine.samples())
+            assert time.monotonic() < deadline, (self.said(), self.engine.desk.samples())
             time.sleep(0.01)
 
     def wait_attaches(self, count: int) -> None:
@@ -294,10 +294,10 @@ def test_a_vm_in_doubt_is_measured_before_its_fault_which_tells_what_was_seen(
     node.wait(lambda: node.asked.count(("measure", "vm")) == 4)
     usage = replace(usage, at=usage.at + 5.0, vcpus=(Vcpu(18.0, 0.0),))
     node.engine.post(Measured("vm", usage))
-    node.wait(lambda: node.engine.explain("vm")["measured"]["reading"] == "hung")
+    node.wait(lambda: node.engine.desk.explain("vm")["measured"]["reading"] == "hung")
     guest.mode = Mode.HEALTHY
     node.wait_said("heartbeat-lost", "okay")
-    assert node.engine.explain("vm")["measured"] is None
+    assert node.engine.desk.explain("vm")["measured"] is None
     assert len(node.said()) == 2
 
 
@@ -482,7 +482,7 @@ PATH = f"/run/libvirt/qemu/channel/1-instance-1/{NAME}"
 def detaching(node: Node, error: str | None) -> Future[str]:
     """Asks for a detach, and answers for libvirt."""
     with ThreadPoolExecutor() as pool:
-        asked = pool.submit(node.engine.detach, "vm")
+        asked = pool.submit(node.engine.desk.detach, "vm")
         node.wait(lambda: ("detach", "vm", NAME, PATH) in node.asked)
         node.engine.post(Detached("vm", NAME, error))
     return asked
@@ -498,11 +498,11 @@ def test_a_detach_that_libvirt_does_not_do_is_told(
 ) -> None:
     node.see(domain(Path(PATH), {}))
     assert "device busy" in str(detaching(node, "device busy").exception())
-    monkeypatch.setattr(engine_module, "DETACHING_MAX", 0.1)
+    monkeypatch.setattr(desk, "DETACHING_MAX", 0.1)
     with pytest.raises(Refusal, match="has yet to do it"):
-        node.engine.detach("vm")
+        node.engine.desk.detach("vm")
     with pytest.raises(Refusal, match="has yet to do it"):
-        node.engine.detach("vm")
+        node.engine.desk.detach("vm")
     assert node.asked.count(("detach", "vm", NAME, PATH)) == 2, "asked for once more, not twice"
 
 
@@ -510,9 +510,9 @@ def test_a_vm_that_is_monitored_keeps_its_channel(node: Node, tmp_path: Path) ->
     node.see(domain(tmp_path / "port"))
     node.wait(lambda: node.value("health") == 1)
     with pytest.raises(Refusal, match="resize it to a flavor without vmhb:enabled"):
-        node.engine.detach("vm")
+        node.engine.desk.detach("vm")
     with pytest.raises(LookupError, match="no VM other"):
-        node.engine.detach("other")
+        node.engine.desk.detach("other")
 
 
 def test_libvirt_that_stays_away_is_a_fault_of_the_host(
@@ -642,7 +642,7 @@ def test_a_vm_whose_xml_tells_nothing_is_monitored_as_the_policy_file_says(
     guest = node.guest(tmp_path / "port")
     node.see(domain(tmp_path / "port", None))
     node.wait_healthy()
-    assert node.engine.explain("vm")["policy"]["source"] == "the policy file"
+    assert node.engine.desk.explain("vm")["policy"]["source"] == "the policy file"
     guest.mode = Mode.SILENT
     node.wait_said("heartbeat-lost", "failure")
     node.engine.post(PoliciesRead({"vm": {}}, 2.0))
@@ -654,14 +654,14 @@ def test_a_changed_policy_file_is_followed_without_a_word_of_libvirt(
 ) -> None:
     node.guest(tmp_path / "port")
     node.see(domain(tmp_path / "port", None))
-    node.wait(lambda: node.engine.status()["unmonitored"])
-    (other,) = node.engine.status()["unmonitored"]
+    node.wait(lambda: node.engine.desk.status()["unmonitored"])
+    (other,) = node.engine.desk.status()["unmonitored"]
     assert "the policy file does not name it" in other["why"]
     node.engine.post(PoliciesRead({"vm": FAST}, 1.0))
     node.wait_healthy()
     node.engine.post(PoliciesRead({"vm": {**FAST, "vmhb:interval": "0.2"}}, 2.0))
-    node.wait(lambda: node.engine.explain("vm")["policy"]["interval"] == 0.2)
-    assert node.engine.status()["engine"]["policy_file"] == {
+    node.wait(lambda: node.engine.desk.explain("vm")["policy"]["interval"] == 0.2)
+    assert node.engine.desk.status()["engine"]["policy_file"] == {
         "vms": 1,
         "written": 2.0,
         "error": None,
@@ -675,7 +675,7 @@ def test_a_policy_file_that_is_only_confirmed_disturbs_no_vm(start: Start, tmp_p
     node.wait_healthy()
     for written in range(2, 12):
         node.engine.post(PoliciesRead({"vm": dict(FAST)}, float(written)))
-    node.wait(lambda: node.engine.status()["engine"]["policy_file"]["written"] == 11.0)
+    node.wait(lambda: node.engine.desk.status()["engine"]["policy_file"]["written"] == 11.0)
     node.wait_healthy()
     assert guest.connections == 1
 
@@ -721,14 +721,14 @@ def test_the_xml_wins_over_the_file_and_the_file_over_a_pattern(
     told = {
         uuid: (policy["interval"], policy["source"])
         for uuid in ("by-xml", "by-file", "by-name")
-        for policy in [node.engine.explain(uuid)["policy"]]
+        for policy in [node.engine.desk.explain(uuid)["policy"]]
     }
     assert told == {
         "by-xml": (0.2, "the domain's XML"),
         "by-file": (0.3, "the policy file"),
         "by-name": (0.1, 'FlavorPolicy "m?"'),
     }
-    (other,) = node.engine.status()["unmonitored"]
+    (other,) = node.engine.desk.status()["unmonitored"]
     assert other["why"] == "its flavor m1 does not ask for it; so says the domain's XML"
 
 
@@ -792,9 +792,9 @@ def test_a_bad_policy_outlives_a_run_of_the_vm_and_not_the_vm(node: Node, tmp_pa
     node.see(domain(tmp_path / "port", wrong))
     fault = node.wait_said("bad-policy", "warning")
     node.look_at(domain(None, wrong, domain_id=None, state=DomainState.SHUT_OFF))
-    node.wait(lambda: node.engine.status()["vms"] == [])
+    node.wait(lambda: node.engine.desk.status()["vms"] == [])
     node.look_at(domain(tmp_path / "port", wrong, domain_id=2))
-    node.wait(lambda: node.engine.status()["vms"])
+    node.wait(lambda: node.engine.desk.status()["vms"])
     assert node.said() == [("bad-policy", "warning")]
     node.engine.post(Looked("vm", None))
     assert node.wait_said("bad-policy", "okay").meta["incident"] == fault.meta["incident"]

@@ -180,7 +180,7 @@ def test_every_value_is_described() -> None:
         def detach(self, uuid: str, channel: str, path: str) -> None: ...
 
     engine = Engine(Settings(), State(), lambda number, state: None, lambda note: None)
-    samples = engine.samples()
+    samples = engine.desk.samples()
     engine.stop()
     engine.run(Nobody())
     engine._waker.close()

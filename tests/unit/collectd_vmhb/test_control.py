@@ -27,7 +27,7 @@ from collectd_vmhb.maintenance import LONGEST
 from collectd_vmhb.wording import Refusal
 
 
-class Engine:
+class Desk:
     """Knows one VM, and notes what it was asked."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Engine:
 
 def said(request: object) -> dict[str, Any]:
     line = request if isinstance(request, bytes) else json.dumps(request).encode()
-    return answer(Engine(), line)
+    return answer(Desk(), line)
 
 
 AUDIT = {"command": "audit", "vm": "vm"}
@@ -125,21 +125,21 @@ def test_a_request_that_cannot_be_done_is_answered_with_the_reason(
 
 
 def test_an_audit_is_asked_for_as_it_was_said() -> None:
-    engine = Engine()
+    desk = Desk()
     request = {**AUDIT, "check": "app", "detailed": True, "seconds": 2.5}
-    assert answer(engine, json.dumps(request).encode()) == {"ok": {"id": 7}}
-    assert answer(engine, json.dumps(AUDIT).encode()) == {"ok": {"id": 7}}
-    assert engine.asked == [("audit", "vm", "app", True, 2.5), ("audit", "vm", "", False, None)]
+    assert answer(desk, json.dumps(request).encode()) == {"ok": {"id": 7}}
+    assert answer(desk, json.dumps(AUDIT).encode()) == {"ok": {"id": 7}}
+    assert desk.asked == [("audit", "vm", "app", True, 2.5), ("audit", "vm", "", False, None)]
 
 
 def test_requests_reach_the_engine_as_they_were_meant() -> None:
-    engine = Engine()
-    assert answer(engine, json.dumps(PAUSE).encode()) == {"ok": {"until": 1.0}}
-    assert answer(engine, b'{"command": "resume", "vm": ""}') == {"ok": None}
-    assert answer(engine, b'{"command": "detach", "vm": "vm"}') == {"ok": "org.openstack.vmhb.0"}
+    desk = Desk()
+    assert answer(desk, json.dumps(PAUSE).encode()) == {"ok": {"until": 1.0}}
+    assert answer(desk, b'{"command": "resume", "vm": ""}') == {"ok": None}
+    assert answer(desk, b'{"command": "detach", "vm": "vm"}') == {"ok": "org.openstack.vmhb.0"}
     verify = {"command": "verify", "vm": "vm", "seconds": 60}
-    assert answer(engine, json.dumps(verify).encode()) == {"ok": {"incident": "i"}}
-    assert engine.asked == [
+    assert answer(desk, json.dumps(verify).encode()) == {"ok": {"incident": "i"}}
+    assert desk.asked == [
         ("pause", "vm", 60.0, "a new disk"),
         ("resume", ""),
         ("detach", "vm"),
@@ -150,7 +150,7 @@ def test_requests_reach_the_engine_as_they_were_meant() -> None:
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "run" / "control.sock"
-    server = ControlServer(path, lambda line: answer(Engine(), line))
+    server = ControlServer(path, lambda line: answer(Desk(), line))
     server.start()
     yield path
     server.stop(5.0)
@@ -170,7 +170,7 @@ def test_the_socket_and_its_directory_are_for_root_alone(path: Path) -> None:
 
 
 def test_a_long_answer_arrives_whole(path: Path) -> None:
-    assert ask(str(path), {"command": "status"}) == Engine().status()
+    assert ask(str(path), {"command": "status"}) == Desk().status()
 
 
 def test_a_refusal_reaches_the_asker(path: Path) -> None:
@@ -186,7 +186,7 @@ def test_several_requests_on_one_connection_are_answered_in_order(path: Path) ->
         assert json.loads(stream.readline()) == {"ok": {"uuid": "vm"}}
         stream.write(b'tus"}\n')
         stream.flush()
-        assert json.loads(stream.readline()) == {"ok": Engine().status()}
+        assert json.loads(stream.readline()) == {"ok": Desk().status()}
 
 
 def test_a_line_without_an_end_costs_the_connection(path: Path) -> None:
