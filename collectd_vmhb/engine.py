@@ -45,7 +45,7 @@ from collectd_vmhb.hypervisor import (
 )
 from collectd_vmhb.impairments import DISK, MASS, POLICIES, Impairments
 from collectd_vmhb.monitor import Monitor
-from collectd_vmhb.policy import Policy, Problem, policy_for
+from collectd_vmhb.policy import Policy, Problem, bad_policy, policy_for
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
 from collectd_vmhb.publish import Note
 from collectd_vmhb.reporter import Reporter
@@ -257,11 +257,7 @@ class Engine:
         while self._timers and self._timers[0][0] != self._timers[0][2].scheduled:
             heapq.heappop(self._timers)
         first = self._timers[0][0] if self._timers else NEVER
-        others = [
-            self._reporter.deadline,
-            self._correlation.deadline,
-            self.desk.deadline,
-        ]
+        others = [self._reporter.deadline, self._correlation.deadline, self.desk.deadline]
         if MASS in self._impairments:
             others.append(self._correlation.mass_until)
         at = [deadline for deadline in others if deadline is not None]
@@ -483,19 +479,8 @@ class Engine:
         if not problems:
             self._report(domain, FaultCleared(domain.uuid, BAD_POLICY, "corrected"), now)
             return
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         where = f", in {source}" if source == FILE else ""
-        fault = FaultRaised(
-            domain.uuid,
-            BAD_POLICY,
-            Severity.WARNING,
-            f"flavor extra spec {problems[0]}{more}{where}",
-            since=now,
-            # Another value of the same key is news.
-            reason=", ".join(shown(f"{problem.key}={problem.value}") for problem in problems[:3]),
-            details={problem.key: str(problem) for problem in problems[:8]},
-        )
-        self._report(domain, fault, now)
+        self._report(domain, bad_policy(domain.uuid, problems, where, now), now)
 
     # -- the channel ------------------------------------------------------------------------
 
@@ -672,14 +657,8 @@ class Engine:
                 )
                 self._impairments.impair(MASS, text, now)
 
-    def _schedule(self, watch: Watch, now: float) -> None:
-        at = watch.deadline(now)
-        if at != watch.scheduled:
-            watch.scheduled = at
-            if at != NEVER:
-                heapq.heappush(self._timers, (at, next(self._order), watch))
-
     def _listen(self, watch: Watch, now: float) -> None:
+        """Has the selector wait for what may be read or is still to be written."""
         if watch.channel is not None:
             reading = 0 if watch.monitor.conduct.muted_until > now else selectors.EVENT_READ
             writing = selectors.EVENT_WRITE if watch.channel.blocked else 0
@@ -695,6 +674,13 @@ class Engine:
         else:
             self._selector.modify(watch.channel, events, watch)
         watch.interest = events
+
+    def _schedule(self, watch: Watch, now: float) -> None:
+        at = watch.deadline(now)
+        if at != watch.scheduled:
+            watch.scheduled = at
+            if at != NEVER:
+                heapq.heappush(self._timers, (at, next(self._order), watch))
 
     # -- what leaves ------------------------------------------------------------------------
 

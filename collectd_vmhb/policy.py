@@ -8,10 +8,11 @@ nearest bound is used, and a Problem says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from collectd_vmhb.settings import Settings
+from collectd_vmhb.verdict import BAD_POLICY, FaultRaised, Severity
 from collectd_vmhb.wording import nearest, no_such_key, shown
 
 _PREFIX = "vmhb:"
@@ -101,6 +102,21 @@ def policy_for(extra_specs: Mapping[str, str] | None, settings: Settings) -> Dec
     policy = _policy(specs, settings)
     specs.refuse_unknown_keys()
     return Decision(policy, tuple(specs.problems))
+
+
+def bad_policy(uuid: str, problems: Sequence[Problem], where: str, now: float) -> FaultRaised:
+    """Returns the fault of a VM with such problems; ``where`` completes its sentence."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return FaultRaised(
+        uuid,
+        BAD_POLICY,
+        Severity.WARNING,
+        f"flavor extra spec {problems[0]}{more}{where}",
+        since=now,
+        # Another value of the same key is news.
+        reason=", ".join(shown(f"{problem.key}={problem.value}") for problem in problems[:3]),
+        details={problem.key: str(problem) for problem in problems[:8]},
+    )
 
 
 def _policy(specs: _ExtraSpecs, settings: Settings) -> Policy:

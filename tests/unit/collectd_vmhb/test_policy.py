@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectd_vmhb.policy import KEYS, Decision, Policy, policy_for
+from collectd_vmhb.policy import KEYS, Decision, Policy, bad_policy, policy_for
 from collectd_vmhb.settings import Settings
 
 SETTINGS = Settings()
@@ -296,3 +296,20 @@ def test_no_flavor_raises_or_leaves_the_bounds(
     assert 1 <= policy.recovery_threshold <= settings.recovery_threshold_max
     assert 0 <= policy.grace_period <= settings.grace_period_max
     assert policy.channel in settings.channels_allowed
+
+
+def test_all_mistakes_of_a_flavor_make_one_fault_that_another_value_makes_anew() -> None:
+    specs = {"vmhb:enabled": "true", "vmhb:interval": "soon", "vmhb:required": "perhaps"}
+    faults = [
+        bad_policy(
+            "vm", policy_for({**specs, **more}, SETTINGS).problems, ", in the policy file", 1.0
+        )
+        for more in ({}, {"vmhb:interval": "later"})
+    ]
+    assert faults[0].text == (
+        'flavor extra spec vmhb:interval="soon": a number of seconds from 0.1 to 60 is allowed; '
+        "1 is used (and 1 more), in the policy file"
+    )
+    assert faults[0].reason == "vmhb:interval=soon, vmhb:required=perhaps"
+    assert faults[1].reason == "vmhb:interval=later, vmhb:required=perhaps"
+    assert set(faults[0].details) == {"vmhb:interval", "vmhb:required"}
