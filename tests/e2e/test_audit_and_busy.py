@@ -113,7 +113,7 @@ def test_a_check_that_fails_is_audited_and_that_stands_with_the_fault(
     guest.break_check()
     cloud.notified(guest, "check.app", True, mark)
     said = explained(cloud, "audit: app: critical  CRITICAL: 3 of 20 connections are stuck")
-    assert "app: critical  CRITICAL: no answer" in said, "how it stands is for reports to say"
+    assert "\n  app: critical  CRITICAL: " in said, "among the checks as among the faults"
     guest.mend_check()
     cloud.notified(guest, "check.app", False, mark)
     about = [row for row in cloud.faults(mark) if row[0] == guest.uuid]
