@@ -2,10 +2,10 @@
 # The parts of script/test by name; the tools are those that script/setup test installs.
 bin := .lab/venv/dev/bin
 
-.PHONY: help setup style types imports words test e2e check demo news
+.PHONY: help setup style types imports words test e2e check check-all demo news
 
 help: ## Show this list
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 setup: ## Install what the tests need (as root, Debian 12)
 	script/setup test
@@ -23,14 +23,19 @@ imports: ## Check the layers
 words: ## Check the spelling
 	$(bin)/codespell
 
-test: ## Run the tests that need no lab
-	$(bin)/pytest tests/unit tests/simulation
+test: ## Run the tests that need no lab, but for the long ones
+	$(bin)/pytest -m 'not long' tests/unit tests/simulation
 
-e2e: ## Run the tests that need collectd, a broker, or the whole lab
-	$(bin)/pytest tests/integration tests/controller tests/e2e
+e2e: ## Run the tests that need collectd, a broker, or the whole lab, the long ones too
+	$(bin)/pytest tests/integration
+	$(bin)/pytest tests/controller
+	$(bin)/pytest tests/e2e
 
-check: ## Run everything
+check: ## Run everything but the long tests
 	script/test
+
+check-all: ## Run everything: what must be green before a merge
+	script/test --all
 
 demo: ## Show the main job on real parts
 	script/demo
