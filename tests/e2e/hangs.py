@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hangs real guests at random moments, and measures when the engine tells of each.
+r"""Hangs real guests at random moments, and measures when the engine tells of each.
 
-    .lab/venv/dev/bin/python -m tests.e2e.hangs [--count 1000] [--guests 10] [--seed TEXT]
-        [--host idle|busy|writing|all]
+    PYTHONPATH=.:guest .lab/venv/dev/bin/python -m tests.e2e.hangs \
+        [--count 1000] [--guests 10] [--seed TEXT] [--host idle|busy|writing|all]
 
 needs what script/setup test made, and brings up a node of its own: libvirtd, QEMU, collectd. A
 guest hangs by a SIGSTOP for its QEMU and is revived by a SIGCONT, so that it hangs a thousand times

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What should be shown of a VM, by the pages alone, and random stories to hold the engine to it.
+r"""What should be shown of a VM, by the pages alone, and random stories to hold the engine to it.
 
 `Oracle` knows what happened to the VM, not what went over the wire. It counts no beats: where the
 pages leave a moment open (did an answer still get through before the hang?) it allows both. From
 docs/operations.md (Faults, Health, Timing) and docs/lifecycle.md.
 
-    python -m tests.simulation.oracle [--sequences 1000000] [--seed TEXT] [--processes 1]
+    PYTHONPATH=.:guest .lab/venv/dev/bin/python -m tests.simulation.oracle \
+        [--sequences 1000000] [--seed TEXT] [--processes 1]
 
 plays that many stories on the shipped engine and ends with 1 if one of them is told otherwise.
 """

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A year of a busy cloud: what is planned raises no alarm, and no failure among it is missed.
+r"""A year of a busy cloud: what is planned raises no alarm, and no failure among it is missed.
 
-    python -m tests.simulation.year [--vms 500] [--seed TEXT] [--processes 1] [--blind]
+    PYTHONPATH=.:guest .lab/venv/dev/bin/python -m tests.simulation.year \
+        [--vms 500] [--seed TEXT] [--processes 1] [--blind]
 
 Each VM of 500 is migrated every week, rebooted every month, paused, snapshotted, saved, resized;
 each of their 50 hosts has its collectd restarted every month, stands still now and then, and loses
