@@ -25,7 +25,7 @@ def guest(cloud: Cloud) -> Iterator[Guest]:
     guest = cloud.lab.boot("early", image="systemd", extra_specs=PATIENT)
     cloud.healthy(guest, within=120)
     guest.wait_booted(60)
-    guest.run("systemctl is-active --wait network-online.target || sleep 20", 60)
+    guest.run("systemctl is-active --wait network-online.target || sleep 30", 60)
     yield guest
     guest.destroy()
     guest.undefine()
@@ -55,7 +55,7 @@ def ticks(guest: Guest) -> float:
 
 
 def test_the_first_session_is_there_before_the_network(guest: Guest) -> None:
-    """The network takes a few seconds from sysinit.target on, as one that asks a DHCP server."""
+    """The network takes twenty seconds from sysinit.target on, as one that waits for DHCP."""
     (online,) = shown(guest, "network-online.target", "ActiveEnterTimestampMonotonic")
     session = said_at(guest, "session: enabled")
     assert 0 < session < int(online) / 1e6
