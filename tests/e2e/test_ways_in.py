@@ -160,7 +160,7 @@ def bare(cloud: Cloud) -> Iterator[Lab]:
 def begin_libvirtd(node: Node) -> int:
     """Starts one that exits after 2 s without a client, as systemd's units have it after 120."""
     node.start_libvirtd("--timeout", "2")
-    node.connection.close()
+    node.disconnect()
     return int((node.run / "libvirtd.pid").read_text())
 
 

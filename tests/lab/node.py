@@ -125,7 +125,7 @@ class Node:
 
     def stop(self) -> None:
         """End every process of the node, guests too; its mounts go with them, its logs stay."""
-        self._disconnect()
+        self.disconnect()
         processes.end(processes.inside(self.run))
 
     def start_libvirtd(self, *options: str) -> None:
@@ -136,10 +136,19 @@ class Node:
 
     def kill_libvirtd(self, number: int = signal.SIGTERM) -> None:
         """End libvirtd with a signal; the guests and their channels live on."""
-        self._disconnect()
+        self.disconnect()
         pid = int((self.run / "libvirtd.pid").read_text())
         os.kill(pid, number)
         processes.wait_until(lambda: not processes.is_alive(pid), 10, "libvirtd does not end")
+
+    def disconnect(self) -> None:
+        """Let go of libvirtd; who asks next connects anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except libvirt.libvirtError:
+                return
 
     def command(self, *argv: str) -> list[str]:
         """Return a command that runs `argv` inside the node."""
@@ -183,11 +192,3 @@ class Node:
             return self.connection.getLibVersion() > 0
         except libvirt.libvirtError:
             return False
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.close()
-            except libvirt.libvirtError:
-                return
