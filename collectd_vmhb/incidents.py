@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from collectd_vmhb.verdict import FaultCleared, FaultEvent, FaultRaised, Severity
+from collectd_vmhb.verdict import CHECK_PREFIX, FaultCleared, FaultEvent, FaultRaised, Severity
 
 #: The reason for a clear that flapping may take back; any other clear is final at once.
 RECOVERED = "recovered"
@@ -44,7 +44,8 @@ class Ended:
     reason: str
 
 
-#: Open incidents of one instance, the held ones included: a guest chooses its checks' names.
+#: With so many open incidents, the held ones included, no check of an instance makes another: a
+#: guest chooses its checks' names. What is found of the VM itself is told all the same.
 PER_INSTANCE_MAX = 80
 
 
@@ -91,7 +92,7 @@ class Incidents:
     ) -> Incident | None:
         """Opens an incident or changes its severity or reason; None if that is no news, or not yet.
 
-        None as well where the instance has PER_INSTANCE_MAX incidents already.
+        None as well for a check where the instance has PER_INSTANCE_MAX incidents already.
         """
         key = event.uuid, event.name
         self._held.pop(key, None)
@@ -109,7 +110,8 @@ class Incidents:
     def _begin(
         self, event: FaultRaised, instance: str, project: str, now: float, wall: float
     ) -> Incident | None:
-        if self._count[event.uuid] >= PER_INSTANCE_MAX:
+        is_check = event.name.startswith(CHECK_PREFIX)
+        if is_check and self._count[event.uuid] >= PER_INSTANCE_MAX:
             return None
         incident = Incident(
             id=self._new_id(),

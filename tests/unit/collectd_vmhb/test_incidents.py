@@ -228,3 +228,11 @@ def test_one_instance_cannot_have_faults_without_end() -> None:
     assert table.raised(raised("other", "check.a", Severity.FAILURE), "", "", 0.0, 0.0)
     table.due(100.0)
     assert table.raised(raised("vm", "check.new", Severity.FAILURE), "", "", 100.0, 100.0)
+
+
+def test_no_number_of_failing_checks_hides_a_lost_heartbeat() -> None:
+    table = incidents()
+    for number in range(PER_INSTANCE_MAX):
+        table.raised(raised("vm", f"check.{number}", FAILURE), "", "", 0.0, 0.0)
+    assert table.raised(raised("vm", "check.more", FAILURE), "", "", 1.0, 1.0) is None
+    assert table.raised(raised("vm", "heartbeat-lost", FAILURE), "", "", 1.0, 1.0)
