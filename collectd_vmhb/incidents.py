@@ -80,6 +80,11 @@ class Incidents:
         """True while the recovery of an open incident is held back."""
         return self._recovers((incident.uuid, incident.name))
 
+    def easing(self, incident: Incident) -> FaultRaised | None:
+        """Returns the lower severity of an open incident that is held back, if there is one."""
+        _, event = self._held.get((incident.uuid, incident.name), (0.0, None))
+        return event if isinstance(event, FaultRaised) else None
+
     def _recovers(self, key: tuple[str, str]) -> bool:
         return key in self._held and isinstance(self._held[key][1], FaultCleared)
 

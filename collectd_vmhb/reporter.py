@@ -107,7 +107,8 @@ class Reporter:
             if uuid not in (HOST, incident.uuid):
                 continue
             if not self._incidents.recovering(incident):
-                fault = _as_event(incident, now, self._wall())
+                eased = self._incidents.easing(incident)
+                fault = eased or _as_event(incident, now, self._wall())
                 self._maintenance.withhold(fault, incident.instance, incident.project)
             self._end_now(incident, "maintenance", now)
         return window

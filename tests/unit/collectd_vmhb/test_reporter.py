@@ -318,6 +318,17 @@ def test_a_recovery_that_was_held_back_does_not_come_back_after_maintenance() ->
     assert not world.reporter.resume("vm", 4.0)
 
 
+def test_a_fault_that_had_become_less_severe_comes_back_as_that_after_maintenance() -> None:
+    world = World(hold_down=30.0)
+    for severity, now in ((Severity.FAILURE, 0.0), (Severity.WARNING, 5.0)):
+        fault = FaultRaised("vm", "check.disk", severity, "", now, severity.value)
+        world.reporter.report(fault, "web", "p-1", now)
+    world.reporter.pause("vm", 60.0, "a new disk", 10.0)
+    assert world.reporter.resume("vm", 20.0)
+    said = [("check.disk", severity) for severity in ("failure", "okay", "warning")]
+    assert told(world) == said
+
+
 def test_a_vm_that_goes_in_maintenance_leaves_nothing_behind() -> None:
     world = World()
     world.reporter.pause("vm", 60.0, "a new host", 0.0)
