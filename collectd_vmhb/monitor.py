@@ -165,6 +165,8 @@ class Monitor:
         """Planned silence is over."""
         if self.health is not Health.PAUSED:
             return
+        # Who does not run says nothing, and the channel is none the worse for it.
+        self._heard = now
         self._detector.start(now, self._settings.grace_after_resume, self.established)
         self._schedule(now)
         self._settle(now, "resumed")

@@ -111,6 +111,10 @@ def test_a_channel_that_has_been_mute_is_to_be_opened_anew() -> None:
     assert peer.monitor.mute(peer.now)
     peer.monitor.pause(peer.now, "paused")
     assert not peer.monitor.mute(peer.now)
+    peer.monitor.resume(peer.now)
+    assert not peer.monitor.mute(peer.now), "it has not had the time to say something"
+    peer.live(MUTE + 1, answering=False)
+    assert peer.monitor.mute(peer.now)
 
 
 def test_a_late_host_gives_more_time_before_it_blames() -> None:
