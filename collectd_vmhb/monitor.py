@@ -310,7 +310,8 @@ class Monitor:
     @property
     def doubtful(self) -> bool:
         """True while misses count: a good moment to read the domain's state again."""
-        return self.health is Health.SUSPECT
+        # Those of a VM that is establishing count once its grace period is over.
+        return self.misses_in_a_row > 0 and self.health in (Health.SUSPECT, Health.ESTABLISHING)
 
     @property
     def verdict_at(self) -> float:

@@ -336,6 +336,18 @@ def test_half_of_all_vms_silent_in_the_same_moment(cloud: Cloud) -> None:
     assert node.alarms.open == {}
 
 
+def test_all_vms_hang_while_collectd_is_away(cloud: Cloud) -> None:
+    node = host_of(cloud, 20)
+    node.kill()
+    for vm in node.vms.values():
+        vm.hang()
+    node.start()
+    cloud.run(HOST.grace_after_resume + LATEST_OF_MANY + 1.7)
+    first, *others = [(uuid, fault) for _, uuid, fault, _ in node.alarms.raised]
+    assert first == ("", ENGINE_IMPAIRED)
+    assert sorted(others) == sorted((uuid, HEARTBEAT_LOST) for uuid in node.vms)
+
+
 def test_collectd_restarted_while_vms_hang(cloud: Cloud) -> None:
     node = host_of(cloud, 10)
     found, hanging = node.vms["vm-1"], node.vms["vm-2"]
