@@ -74,6 +74,7 @@ class Correlation:
     def forget(self, uuid: str) -> None:
         """The VM is not watched any more."""
         self._held.pop(uuid, None)
+        self._misses = deque(miss for miss in self._misses if miss.uuid != uuid)
 
     @property
     def deadline(self) -> float | None:

@@ -614,16 +614,22 @@ class Engine:
             self._ask.measure(watch.uuid)
 
     def _tell(self, watch: Watch, now: float) -> None:
-        """Reports what the monitor found, but for a loss that is held for now."""
+        """Reports what the monitor found, but for a loss that waits for libvirt's word."""
+        if watch.reprieve.heard(now):
+            self._note_missing(watch, now)
         for event in watch.monitor.events():
             if isinstance(event, FaultRaised):
                 event = watch.with_evidence(event, self._settings.evidence_text, now)
-            held = self._correlation.holds(event, watch.policy.interval, now)
-            if not held and not watch.reprieve.holds(event, now):
-                self._report(watch.domain, event, now)
+            if not watch.reprieve.holds(event, now):
+                self._report_unless_mass(watch, event, now)
         loss = watch.reprieve.due(now)
         if loss is not None:
-            self._report(watch.domain, loss, now)
+            self._report_unless_mass(watch, loss, now)
+
+    def _report_unless_mass(self, watch: Watch, event: FaultEvent, now: float) -> None:
+        """Reports a fault, but for a loss that belongs to a mass: that is held for now."""
+        if not self._correlation.holds(event, watch.policy.interval, now):
+            self._report(watch.domain, event, now)
 
     def _note_established(self, watch: Watch, now: float) -> None:
         monitor = watch.monitor
@@ -634,18 +640,19 @@ class Engine:
             self._reporter.established(watch.uuid, run, now, monitor.grace_until)
 
     def _note_doubt(self, watch: Watch, now: float) -> None:
-        """Asks libvirt of a VM that starts to miss, and looks at the others beside it."""
+        """Asks libvirt of a VM that starts to miss."""
         doubtful = watch.monitor.doubtful
         if doubtful and not watch.doubted:
             # Perhaps it is not meant to run, and the event is still on its way.
             self._ask.look(watch.uuid)
             watch.reprieve.begin(now)
-            if self._reporter.window(watch.uuid) is None:
-                self._note_missing(watch, now)
         watch.doubted = doubtful
 
     def _note_missing(self, watch: Watch, now: float) -> None:
-        """Suspects this host where many VMs start to miss together."""
+        """Suspects this host where many VMs that are meant to run start to miss together."""
+        missing = watch.monitor.misses_in_a_row and watch.domain.state not in _PLANNED
+        if not missing or self._reporter.window(watch.uuid) is not None:
+            return
         policy, watched = watch.policy, len(self._watches)
         together = self._correlation.missing(watch.uuid, policy.interval, now, watched)
         if together:

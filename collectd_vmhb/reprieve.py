@@ -3,7 +3,8 @@
 
 Of a VM that is being destroyed or paused libvirt speaks only afterwards: it may have fallen silent
 before. The caller asks libvirt at the first miss. A loss that is found before the answer is held;
-it goes out with the answer, or without one after LOOK_MAX, unless it is over by then.
+it goes out with the answer, or without one after LOOK_MAX, unless it is over by then. Before that
+the VM does not count among many that fall silent together, either.
 """
 
 from __future__ import annotations
@@ -19,22 +20,32 @@ LOOK_MAX = 2.0
 class Reprieve:
     """Holds the loss of one VM; monotonic seconds."""
 
-    __slots__ = ("_held", "_until")
+    __slots__ = ("_asked", "_held", "_until")
 
     def __init__(self) -> None:
         self._held: FaultRaised | None = None
         #: Until then libvirt may still answer.
         self._until = -math.inf
+        #: It was asked, and `heard` has not told the end of that.
+        self._asked = False
 
     def begin(self, now: float) -> None:
         """Libvirt has just been asked."""
         self._until = now + LOOK_MAX
+        self._asked = True
 
     def answered(self, now: float) -> bool:
         """Libvirt has answered; True if that was waited for."""
         waited = now < self._until
         self._until = min(now, self._until)
         return waited
+
+    def heard(self, now: float) -> bool:
+        """Tells once that libvirt has answered or has had its time."""
+        if not self._asked or now < self._until:
+            return False
+        self._asked = False
+        return True
 
     def holds(self, event: FaultEvent, now: float) -> bool:
         """Keeps a loss while libvirt may answer, or forgets it as it is over; True if it did."""
@@ -49,12 +60,12 @@ class Reprieve:
 
     @property
     def deadline(self) -> float:
-        """When `due` has something to return, inf if nothing is held."""
-        return math.inf if self._held is None else self._until
+        """When `heard` or `due` has something to tell, inf if neither will."""
+        return self._until if self._asked or self._held is not None else math.inf
 
     def due(self, now: float) -> FaultRaised | None:
         """Returns the loss that was held long enough and still lasts, once."""
-        if now < self.deadline:
+        if now < self._until:
             return None
         held, self._held = self._held, None
         return held

@@ -65,6 +65,8 @@ class Node:
         self.notes: list[Note] = []
         self.states: list[State] = []
         self.asked: list[tuple[str, ...]] = []
+        #: The domains that libvirt answers of by itself.
+        self.tells: dict[str, Domain] = {}
         self.disk: str | None = None
         self.guests: list[StandIn] = []
         self.engine = Engine(
@@ -82,6 +84,8 @@ class Node:
 
     def look(self, uuid: str) -> None:
         self.asked.append(("look", uuid))
+        if uuid in self.tells:
+            self.look_at(self.tells[uuid])
 
     def measure(self, uuid: str) -> None:
         self.asked.append(("measure", uuid))
@@ -601,7 +605,8 @@ def many(node: Node, tmp_path: Path, count: int) -> list[str]:
     uuids = [f"vm-{number}" for number in range(count)]
     for uuid in uuids:
         node.guest(tmp_path / uuid)
-    node.see(*(domain(tmp_path / uuid, specs, uuid=uuid) for uuid in uuids))
+    node.tells = {uuid: domain(tmp_path / uuid, specs, uuid=uuid) for uuid in uuids}
+    node.see(*node.tells.values())
     node.wait(lambda: all(node.value("health", uuid) == 2 for uuid in uuids))
     return uuids
 

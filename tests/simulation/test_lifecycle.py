@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -309,13 +310,13 @@ def _cloud() -> Iterator[Cloud]:
         yield Cloud(1)
 
 
-def host_of(cloud: Cloud, count: int) -> Node:
+def host_of(cloud: Cloud, count: int, interval: str = "1") -> Node:
     """A host whose VMs all answer."""
     node = Node(cloud, HOST)
     node.start()
     cloud.run(1.0)
     for number in range(count):
-        Vm(node, f"vm-{number}", SPECS).start(2.0)
+        Vm(node, f"vm-{number}", {**SPECS, "vmhb:interval": interval}).start(2.0)
     cloud.run(10.0)
     assert {node.health(uuid) for uuid in node.vms} == {"healthy"}
     return node
@@ -334,6 +335,25 @@ def test_half_of_all_vms_silent_in_the_same_moment(cloud: Cloud) -> None:
         vm.thaw()
     cloud.run(15.0)
     assert node.alarms.open == {}
+
+
+@pytest.mark.parametrize(
+    ("destroyed", "watched", "interval", "takes"), [(8, 20, "1", 2.0), (6, 10, "0.1", 1.5)]
+)
+def test_many_vms_destroyed_at_once(
+    cloud: Cloud, destroyed: int, watched: int, interval: str, takes: float
+) -> None:
+    node = host_of(cloud, watched, interval)
+    gone = list(node.vms.values())[:destroyed]
+    for vm in gone:
+        vm.hang()
+    with patch.object(node, "look"):
+        cloud.run(takes)
+    for vm in gone:
+        vm.stop()
+    cloud.run(10.0)
+    assert node.alarms.raised == []
+    assert [node.health(vm.uuid) for vm in gone] == [""] * destroyed
 
 
 def test_all_vms_hang_while_collectd_is_away(cloud: Cloud) -> None:

@@ -77,3 +77,11 @@ def test_a_vm_that_is_not_watched_any_more_is_forgotten() -> None:
     correlation.holds(lost("a"), 1.0, 5.0)
     correlation.forget("a")
     assert correlation.due(100.0) == []
+
+
+def test_a_vm_that_is_not_watched_any_more_counts_for_no_mass() -> None:
+    correlation = Correlation()
+    for number in range(MASS_MIN - 1):
+        correlation.missing(f"vm-{number}", 1.0, 0.0, MASS_MIN)
+    correlation.forget("vm-0")
+    assert correlation.missing("another", 1.0, 0.0, MASS_MIN) == 0

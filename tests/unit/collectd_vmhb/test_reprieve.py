@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from collectd_vmhb.reprieve import LOOK_MAX, Reprieve
 from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultCleared, FaultRaised, Severity
 
@@ -28,10 +30,22 @@ def test_a_loss_goes_out_once_libvirt_has_answered() -> None:
 
 def test_a_libvirt_that_does_not_answer_delays_a_loss_but_for_a_while() -> None:
     reprieve = asked()
-    assert reprieve.deadline == math.inf
     assert reprieve.holds(LOST, 0.5)
     assert reprieve.deadline == LOOK_MAX
+    assert reprieve.heard(LOOK_MAX)
     assert reprieve.due(LOOK_MAX) is LOST
+    assert reprieve.deadline == math.inf
+
+
+@pytest.mark.parametrize("answered", [0.1, 9.0])
+def test_that_libvirt_has_answered_or_had_its_time_is_told_once(answered: float) -> None:
+    reprieve = asked()
+    assert not reprieve.heard(0.05)
+    reprieve.answered(answered)
+    at = min(answered, LOOK_MAX)
+    assert reprieve.deadline == at
+    assert reprieve.heard(at)
+    assert not reprieve.heard(at + 1.0)
     assert reprieve.deadline == math.inf
 
 
