@@ -12,7 +12,8 @@ Theory of operation
     over. After that it is held against a VM that was established before (it can answer, and does
     not), and against no other: whoever never answered may have no agent. Boots that follow each
     other without an answer are one: a VM that does nothing but boot is not forgiven for ever.
-    What is forgiven ends with an answer, and nothing else shortens it.
+    What is forgiven ends with an answer, and nothing else shortens it; while silence is planned it
+    is not used up.
 
 Timing, in a VM with interval I, timeout t <= I and threshold k, counted from the hang:
     (k - 1) * I + t - RTT  <=  detection  <=  k * I + t + tick
@@ -140,6 +141,8 @@ class Detector:
         self.beats = 0
         #: Until then silence is forgiven to a VM that is ESTABLISHING.
         self.grace_until = 0.0
+        #: What was left of that when planned silence began.
+        self._grace_left = 0.0
         #: When the first of the boots began that no answer has followed yet; None if one has.
         self._boots_since: float | None = None
         #: The VM answered before: it can, so its silence after the grace period is a failure.
@@ -149,6 +152,9 @@ class Detector:
 
     def start(self, now: float, grace: float, expected: bool) -> None:
         """The VM runs from now on; its silence is forgiven for ``grace`` seconds."""
+        if self.health is Health.PAUSED:
+            # The guest stood still: what it had left to boot is not used up.
+            grace = max(grace, self._grace_left)
         self._forgive(now + grace)
         self._boots_since = now if expected else None
         self.expected = expected
@@ -168,6 +174,7 @@ class Detector:
         until = min(now + grace, self._boots_since + longest)
         if until > now:
             self._forgive(until)
+            self._grace_left = max(self._grace_left, until - now)
         self.expected = self._answered
         self._apply(Signal.REBOOT)
 
@@ -182,13 +189,15 @@ class Detector:
             return
         if self._boots_since is None:
             # Nothing boots here that would need the policy's grace period.
-            self.grace_until = 0.0
+            self.grace_until = self._grace_left = 0.0
             if self.health is Health.ESTABLISHING:
                 self.start(now, grace, expected=True)
         self.expected = self._answered = True
 
-    def stop(self) -> None:
+    def stop(self, now: float) -> None:
         """Silence is planned from now on."""
+        if self.health is not Health.PAUSED:
+            self._grace_left = self.grace_until - now
         self._apply(Signal.STOP)
 
     def exit(self, now: float, grace: float) -> None:
@@ -208,7 +217,7 @@ class Detector:
                 return
         self.expected = self._answered = True
         self._boots_since = None
-        self.grace_until = 0.0
+        self.grace_until = self._grace_left = 0.0
         self._apply(Signal.SICK_BEAT if sick else Signal.BEAT)
 
     def miss(self, now: float) -> None:

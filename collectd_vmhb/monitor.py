@@ -155,7 +155,7 @@ class Monitor:
 
     def pause(self, now: float, reason: str) -> None:
         """Planned silence begins: the VM was paused, saved, or is on its way to another host."""
-        self._detector.stop()
+        self._detector.stop(now)
         self._session.withdraw()
         self._due = None
         self._next_challenge = math.inf

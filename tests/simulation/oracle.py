@@ -44,6 +44,8 @@ EVENTS = (2, 5)
 RETURNS = 3.0
 #: An event is known to the engine, and followed, within this time.
 REACTS = 0.3
+#: A state of the VM is known to it within this time.
+SEEN = 0.05
 
 
 class Sure(enum.Enum):
@@ -77,6 +79,8 @@ class Oracle:
         #: than until the second.
         self.forgiven_for_sure = -math.inf
         self.forgiven_until = -math.inf
+        #: The same, as seconds left when the engine saw it paused.
+        self.left_for_sure = self.left_at_most = -math.inf
         #: When the first boot began that no answer has followed.
         self.boots_since = math.inf
         self.boots_over = False
@@ -176,15 +180,21 @@ class Oracle:
         self._step(now)
         self.paused = True
         self.lost = False
+        # What passes before the engine knows may be used up.
+        self.left_for_sure = self.forgiven_for_sure - now - SEEN
+        self.left_at_most = self.forgiven_until - now
 
     def resume(self, now: float) -> None:
         unseen, before = now - self.changed < REACTS, self.forgiven_for_sure
         self._step(now)
         self.paused = False
         self._forgive(now)
+        self.forgiven_until = max(self.forgiven_until, now + self.left_at_most)
         if unseen:
             # As short as that, the engine may not have known of the pause.
             self.forgiven_for_sure = before
+        elif self.up:
+            self.forgiven_for_sure = max(self.forgiven_for_sure, now + self.left_for_sure)
         self._again(now)
 
     def disturb(self, now: float) -> None:
@@ -242,6 +252,8 @@ class Oracle:
         self._step(now)
         self.up = self.told = True
         self._forgive(now)
+        # Of a pause, it knows what it sees.
+        self.left_for_sure = self.forgiven_for_sure - now
         self._again(now)
 
     def check(self, now: float, sick: bool) -> None:

@@ -93,6 +93,20 @@ def test_a_vm_that_does_nothing_but_boot_is_found(period: float) -> None:
     assert world.monitor.health is Health.HEALTHY
 
 
+def test_a_pause_uses_up_nothing_of_a_boots_grace_period() -> None:
+    world = healthy_world()
+    world.freeze()
+    world.monitor.rebooted(world.now)
+    world.run(5)
+    world.monitor.pause(world.now, "paused")
+    world.run(300)
+    world.monitor.resume(world.now)
+    world.run(GRACE_AFTER_REBOOT - 5 + SOONEST)
+    assert world.faults == []
+    world.run(LATEST - SOONEST)
+    assert world.raised(HEARTBEAT_LOST)
+
+
 def test_a_reboot_long_after_the_agents_goodbye_is_forgiven_like_any_other() -> None:
     world = healthy_world()
     world.guest.stop("stopped")

@@ -339,7 +339,7 @@ def test_a_vm_that_starts_paused_still_has_its_time_to_boot() -> None:
     world = World(replace(POLICY, required=True, grace_period=300.0))
     world.start()
     world.monitor.pause(world.now, "paused")
-    world.run(2)
+    world.run(400)
     world.monitor.resume(world.now)
     world.run(290)
     assert world.faults == []

@@ -92,9 +92,11 @@ def test_who_came_with_an_agent_is_failed_after_the_grace_period_of_an_arrival()
 
 def test_who_came_paused_is_held_to_answer_from_its_resume_on() -> None:
     detector = arrived()
-    detector.stop()
+    detector.stop(1.0)
     detector.expect(5.0, 10.0)
     assert (detector.health, detector.expected) == (Health.PAUSED, True)
+    detector.start(20.0, 10.0, expected=True)
+    assert detector.grace_until == 30.0
 
 
 def test_who_came_and_boots_has_the_grace_period_of_a_boot() -> None:
@@ -136,7 +138,7 @@ def test_failed_is_entered_only_after_a_full_run_of_misses(steps: list[str]) -> 
             if step == "beat":
                 detector.beat(sick=False)
             elif step == "stop":
-                detector.stop()
+                detector.stop(0.0)
             elif step == "start":
                 detector.start(0.0, 60.0, expected=detector.expected)
             elif step == "reboot":
@@ -154,6 +156,23 @@ def test_nothing_but_an_answer_shortens_what_is_forgiven() -> None:
     assert detector.grace_until == 60.0
     detector.beat(sick=False)
     detector.reboot(30.0, 50.0)
-    detector.stop()
+    detector.stop(30.0)
     detector.start(31.0, 10.0, expected=True)
-    assert detector.grace_until == 80.0
+    assert detector.grace_until == 81.0
+
+
+def test_a_reset_while_silence_is_planned_is_forgiven_from_its_end_on() -> None:
+    detector = healthy()
+    detector.stop(10.0)
+    detector.reboot(20.0, 50.0)
+    detector.start(300.0, 10.0, expected=True)
+    assert detector.grace_until == 350.0
+
+
+def test_planned_silence_gives_back_nothing_to_who_answered() -> None:
+    detector = healthy()
+    detector.reboot(10.0, 50.0)
+    detector.stop(20.0)
+    detector.beat(sick=False)
+    detector.start(300.0, 10.0, expected=True)
+    assert detector.grace_until == 310.0
