@@ -2,7 +2,8 @@
 """For how long a guest may say that it is slow on purpose: silence then counts for nothing; pure.
 
 A guest is untrusted, and one that hangs after it said so would never be found. So the time is a
-budget: spent while the VM is busy, given back more slowly while it is not.
+budget: spent while the VM is busy, given back more slowly while it is not. It stands still while
+the VM is paused.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Busy:
     ``uuid`` is the instance's, for the log.
     """
 
-    __slots__ = ("_limit", "_logged", "_longest", "_uuid", "reason", "until")
+    __slots__ = ("_limit", "_logged", "_longest", "_stood", "_uuid", "reason", "until")
 
     def __init__(self, uuid: str, longest: float) -> None:
         #: When the present stretch ends, or the last one ended.
@@ -40,13 +41,27 @@ class Busy:
         #: When the budget of that stretch ends.
         self._limit = 0.0
         self._logged = -math.inf
+        #: Since when the VM is paused, inf while it runs.
+        self._stood = math.inf
+
+    def stand_still(self, now: float) -> None:
+        """The VM is paused from now on, if it is not already."""
+        self._stood = min(self._stood, now)
+
+    def go_on(self, now: float) -> None:
+        """The VM runs: what was left of its time is left now."""
+        paused = max(0.0, now - self._stood)
+        self._stood = math.inf
+        self.until += paused
+        self._limit += paused
 
     def lasts(self, now: float) -> bool:
         """True while the VM is busy."""
-        return now < self.until
+        return min(now, self._stood) < self.until
 
     def claim(self, claim: BusyClaim, now: float) -> None:
         """The guest says that it will be busy for a while; that is granted as far as it goes."""
+        now = min(now, self._stood)
         if not self.lasts(now):
             left = self._left(now)
             refused = left < min(claim.seconds, LEAST, self._longest)
@@ -59,7 +74,7 @@ class Busy:
 
     def over(self, now: float) -> None:
         """The guest is not busy any more."""
-        self.until = min(self.until, now)
+        self.until = min(self.until, now, self._stood)
 
     def _left(self, now: float) -> float:
         return min(self._longest, self._limit - self.until + (now - self.until) * GIVEN_BACK)

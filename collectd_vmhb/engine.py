@@ -403,9 +403,12 @@ class Engine:
             self._disconnect(watch)
             self._correlation.forget(domain.uuid)
             watch.scheduled = NEVER
-            expected = same_run and watch.monitor.established
-            forgiven = watch.monitor.grace_until if same_run else now
+            before = watch.monitor
+            expected = same_run and before.established
+            forgiven = before.grace_until if same_run else now
             watch = self._begin(domain, policy, expected, forgiven, now)
+            if same_run:
+                watch.monitor.busy = before.busy
         elif watch is None:
             watch = self._begin(domain, policy, False, now, now)
         watch.domain = domain

@@ -156,6 +156,8 @@ class Monitor:
     def pause(self, now: float, reason: str) -> None:
         """Planned silence begins: the VM was paused, saved, or is on its way to another host."""
         self._detector.stop(now)
+        if self.busy is not None:
+            self.busy.stand_still(now)
         self._session.withdraw()
         self._due = None
         self._next_challenge = math.inf
@@ -163,6 +165,8 @@ class Monitor:
 
     def resume(self, now: float) -> None:
         """Planned silence is over."""
+        if self.busy is not None:
+            self.busy.go_on(now)
         if self.health is not Health.PAUSED:
             return
         # Who does not run says nothing, and the channel is none the worse for it.

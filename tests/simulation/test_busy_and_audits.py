@@ -9,7 +9,11 @@ import pytest
 
 from collectd_vmhb.audits import FAULT_REST, SLACK, Audit, Outcome
 from collectd_vmhb.busy import GIVEN_BACK
+from collectd_vmhb.settings import Settings
 from collectd_vmhb.verdict import GUEST_MISBEHAVES, HEARTBEAT_LOST, Health
+from tests.simulation.cloud import Cloud
+from tests.simulation.node import Node, played_channels
+from tests.simulation.vm import Vm
 from tests.simulation.world import POLICY, World
 from vmhb_guest.status import CheckResult, Status
 
@@ -79,6 +83,38 @@ def test_a_guest_that_hangs_while_it_is_busy_is_found_when_its_time_is_over(
     hung = began + max(after, 1.1)
     normal = POLICY.miss_threshold - 1 + POLICY.timeout
     assert max(began + 60, hung) + normal - 1.1 <= found <= began + 60 + LONGEST + 1
+
+
+def test_a_pause_takes_nothing_from_the_time_of_a_busy_guest(world: World) -> None:
+    world.guest.busy("fsck", world.now + 300)
+    world.run(2)
+    world.freeze()
+    world.monitor.pause(world.now, "paused")
+    world.run(400)
+    world.monitor.resume(world.now)
+    world.run(297)
+    assert world.faults == []
+    world.run(2 + LONGEST)
+    assert world.raised(HEARTBEAT_LOST)
+
+
+def test_a_changed_flavor_takes_nothing_from_the_time_of_a_busy_guest() -> None:
+    with played_channels():
+        cloud = Cloud(1)
+        node = Node(cloud, Settings(hold_down=0.0))
+        node.start()
+        vm = Vm(node, "vm", {"vmhb:enabled": "true"})
+        vm.start(2.0)
+        cloud.run(10.0)
+        assert vm.agent is not None
+        vm.agent.busy("fsck", cloud.now + 300)
+        cloud.run(2.0)
+        vm.hang()
+        vm.change_flavor({**vm.specs, "vmhb:interval": "2"})
+        cloud.run(297.0)
+        assert (node.health("vm"), node.alarms.raised) == ("establishing", [])
+        cloud.run(2 + 2 * LONGEST)
+        assert node.alarms.of("vm") == {HEARTBEAT_LOST}
 
 
 def test_a_guest_that_is_busy_for_ever_is_so_for_a_sixth_of_the_time(world: World) -> None:

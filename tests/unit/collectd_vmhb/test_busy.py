@@ -57,6 +57,29 @@ def test_a_budget_that_is_spent_comes_back_while_the_vm_is_not_busy() -> None:
     assert busy.until == rested + LONGEST
 
 
+def test_a_pause_uses_up_nothing() -> None:
+    busy = Busy("vm", LONGEST)
+    busy.claim(claim(60.0), 0.0)
+    for now in (20.0, 30.0, 400.0):
+        busy.stand_still(now)
+        assert busy.lasts(now)
+    busy.go_on(420.0)
+    assert busy.until == 460.0
+    busy.claim(claim(1e9), 430.0)
+    assert busy.until == LONGEST + 400.0
+    busy.go_on(1e6)
+    assert busy.until == LONGEST + 400.0, "it was not paused again"
+
+
+def test_what_is_over_in_a_pause_stays_over() -> None:
+    busy = Busy("vm", LONGEST)
+    busy.claim(claim(500.0), 0.0)
+    busy.stand_still(10.0)
+    busy.over(100.0)
+    busy.go_on(300.0)
+    assert not busy.lasts(300.0)
+
+
 def test_what_is_left_over_is_kept() -> None:
     busy = Busy("vm", LONGEST)
     busy.claim(claim(LONGEST), 0.0)
