@@ -48,7 +48,7 @@ from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, bad_policy, policy_for
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
 from collectd_vmhb.publish import Note
-from collectd_vmhb.reporter import Reporter
+from collectd_vmhb.reporter import SAVE_MAX, Reporter
 from collectd_vmhb.settings import Mode, Settings
 from collectd_vmhb.sources import FILE, NO_POLICIES, PoliciesRead, Sources
 from collectd_vmhb.state import State
@@ -278,6 +278,7 @@ class Engine:
         if now >= self._attaching.deadline:
             self._attaching.turn(now)
         self._contact.turn(now)
+        self._watch_the_disk(now)
         for fault in self._correlation.due(now):
             self._report(self._watches[fault.uuid].domain, fault, now)
         if now >= self._correlation.mass_until:
@@ -707,6 +708,12 @@ class Engine:
             # An alarm that may be repeated is better than none.
             self._impairments.impair(DISK, f"the state is not saved: {saved.error}", now)
         self._reporter.saved(saved.number)
+
+    def _watch_the_disk(self, now: float) -> None:
+        if now >= self._reporter.save_by:
+            since = f"the state has not been saved for {SAVE_MAX:.0f} s"
+            self._impairments.impair(DISK, f"{since}: does the disk of StateDir hang?", now)
+            self._reporter.give_up_waiting(now)
 
     def _report_host(self, event: FaultEvent, now: float) -> None:
         self._reporter.report(event, "", "", now)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Which VMs are established is saved that much later, together: it changes with every start.
 QUIET_SAVE = 1.0
+#: Seconds that a save may take: notifications wait for it.
+SAVE_MAX = 5.0
 
 
 def _new_id() -> str:
@@ -58,6 +60,9 @@ class Reporter:
         self._unsaved: deque[tuple[int, Note]] = deque()
         self._fresh: list[Note] = []
         self._number = 0
+        #: The newest save that is not waited for any more, and until when the next one is.
+        self._settled = 0
+        self.save_by = math.inf
         self._changed = False
         self._quiet_save_at: float | None = None
 
@@ -173,9 +178,9 @@ class Reporter:
     @property
     def deadline(self) -> float | None:
         """When `turn` has something to do by itself."""
-        times = [at for at in (self._incidents.deadline, self._quiet_save_at) if at is not None]
-        if self._maintenance.deadline < math.inf:
-            times.append(self._maintenance.deadline)
+        own = (self._incidents.deadline, self._quiet_save_at)
+        times = [at for at in own if at is not None]
+        times += [at for at in (self._maintenance.deadline, self.save_by) if at < math.inf]
         return min(times, default=None)
 
     def turn(self, now: float) -> None:
@@ -189,8 +194,12 @@ class Reporter:
             for uuid in self._maintenance.due(now):
                 self._back(uuid, now)
         quiet = self._quiet_save_at is not None and now >= self._quiet_save_at
-        if not self._changed and not quiet:
-            return
+        if self._changed or quiet:
+            self._hand_over()
+        if self.save_by == math.inf and self._settled < self._number:
+            self.save_by = now + SAVE_MAX
+
+    def _hand_over(self) -> None:
         self._number += 1
         self._unsaved.extend((self._number, note) for note in self._fresh)
         self._fresh.clear()
@@ -208,10 +217,17 @@ class Reporter:
 
     def saved(self, number: int) -> None:
         """Lets everything out that was part of the save of this number, or of an earlier one."""
+        self._settled = number
+        self.save_by = math.inf
         while self._unsaved and self._unsaved[0][0] <= number:
             note = self._unsaved.popleft()[1]
             if not self._silent or note.type_instance == OPEN_FAULTS:
                 self._notify(note)
+
+    def give_up_waiting(self, now: float) -> None:
+        """Lets out what waits for a disk that hangs, past `save_by`."""
+        self.turn(now)
+        self.saved(self._number)
 
     def _back(self, uuid: str, now: float) -> None:
         """A maintenance is over: what nothing covers any more is raised anew."""

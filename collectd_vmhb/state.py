@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -139,7 +138,9 @@ class StateSaver:
     def __init__(self, file: StateFile, saved: Callable[[int, str | None], None]) -> None:
         self._file = file
         self._saved = saved
-        self._queue: queue.SimpleQueue[tuple[int, State] | None] = queue.SimpleQueue()
+        self._handed_over = threading.Condition()
+        self._newest: tuple[int, State] | None = None
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="vmhb-state", daemon=True)
 
     def start(self) -> None:
@@ -147,24 +148,31 @@ class StateSaver:
         self._thread.start()
 
     def save(self, number: int, state: State) -> None:
-        """Hands over a state; never blocks."""
-        self._queue.put((number, state))
+        """Hands over a state; never waits for the disk."""
+        with self._handed_over:
+            self._newest = number, state
+            self._handed_over.notify()
 
     def stop(self, timeout: float) -> None:
         """Saves what was handed over and ends, within ``timeout`` seconds."""
-        self._queue.put(None)
+        with self._handed_over:
+            self._stopping = True
+            self._handed_over.notify()
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        job = self._queue.get()
+        job = self._next()
         while job is not None:
-            following: tuple[int, State] | None = job
-            while following is not None and not self._queue.empty():
-                job = following
-                following = self._queue.get()
-            newest = following or job
-            self._saved(newest[0], self._try_save(newest[1]))
-            job = None if following is None else self._queue.get()
+            number, state = job
+            self._saved(number, self._try_save(state))
+            job = self._next()
+
+    def _next(self) -> tuple[int, State] | None:
+        """Waits for the newest state; None when there is none left and the end has come."""
+        with self._handed_over:
+            self._handed_over.wait_for(lambda: self._newest is not None or self._stopping)
+            newest, self._newest = self._newest, None
+            return newest
 
     def _try_save(self, state: State) -> str | None:
         try:

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 
-from collectd_vmhb import contact, desk, monitor, policy, reprieve
+from collectd_vmhb import contact, desk, monitor, policy, reporter, reprieve
 from collectd_vmhb import engine as engine_module
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import ChannelError
@@ -68,6 +68,7 @@ class Node:
         #: The domains that libvirt answers of by itself.
         self.tells: dict[str, Domain] = {}
         self.disk: str | None = None
+        self.disk_hangs = False
         self.guests: list[StandIn] = []
         self.engine = Engine(
             settings, state or State(), self._save, self.notes.append, policies=policies
@@ -77,7 +78,8 @@ class Node:
 
     def _save(self, number: int, state: State) -> None:
         self.states.append(state)
-        self.engine.post(Saved(number, self.disk))
+        if not self.disk_hangs:
+            self.engine.post(Saved(number, self.disk))
 
     def scan(self) -> None:
         self.asked.append(("scan",))
@@ -438,6 +440,20 @@ def test_a_misbehaving_disk_delays_no_alarm_and_is_one(node: Node, tmp_path: Pat
     assert "No space left" in full.message
     node.disk = None
     # Nothing new to save: the reconcile tries again all the same.
+    node.see(domain(None, has_virtio_serial=False))
+    node.wait_said("engine-impaired", "okay", "")
+
+
+def test_a_disk_that_hangs_silences_no_alarm_and_is_one(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "SAVE_MAX", 0.3)
+    node.disk_hangs = True
+    node.see(domain(None, has_virtio_serial=False))
+    node.wait_said("cannot-monitor", "warning")
+    stuck = node.wait_said("engine-impaired", "warning", "")
+    assert "does the disk of StateDir hang?" in stuck.message
+    node.disk_hangs = False
     node.see(domain(None, has_virtio_serial=False))
     node.wait_said("engine-impaired", "okay", "")
 

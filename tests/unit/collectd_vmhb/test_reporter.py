@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from collectd_vmhb.publish import Note
-from collectd_vmhb.reporter import QUIET_SAVE, Reporter
+from collectd_vmhb.reporter import QUIET_SAVE, SAVE_MAX, Reporter
 from collectd_vmhb.state import State
 from collectd_vmhb.verdict import BAD_POLICY, FaultCleared, FaultRaised, Severity
 
@@ -72,6 +72,36 @@ def test_what_came_during_a_save_waits_for_its_own() -> None:
     assert [note.plugin_instance for note in world.heard] == ["a", "b"]
 
 
+def test_a_save_is_waited_for_and_after_that_everything_leaves() -> None:
+    world = World()
+    world.raised("a", now=10.0)
+    world.turn(10.0)
+    assert world.reporter.deadline == world.reporter.save_by == 10.0 + SAVE_MAX
+    world.raised("b", now=12.0)
+    world.turn(12.0)
+    assert world.reporter.save_by == 10.0 + SAVE_MAX, "one that hangs is no newer for the next"
+    world.raised("c", now=15.0)
+    world.reporter.give_up_waiting(15.0)
+    assert [note.plugin_instance for note in world.heard] == ["a", "b", "c"]
+    world.turn(16.0)
+    assert world.reporter.deadline is None
+
+
+def test_a_slow_disk_that_gets_on_does_not_hang() -> None:
+    world = World()
+    for second in range(20):
+        world.raised(f"vm-{second}", now=second)
+        world.turn(second)
+        assert world.reporter.save_by > second
+        if second >= 4:
+            world.reporter.saved(second - 3)
+            world.turn(second)
+    for number, _ in world.saves[-4:]:
+        world.reporter.saved(number)
+        world.turn(20.0)
+    assert world.reporter.deadline is None
+
+
 def test_a_later_save_confirms_the_earlier_ones_in_their_order() -> None:
     world = World()
     world.raised("a")
@@ -113,6 +143,7 @@ def test_a_recovery_within_the_hold_down_is_told_when_it_has_lasted() -> None:
     world.raised(now=0.0)
     world.cleared(now=10.0)
     world.turn(10.0)
+    world.disk_is_done()
     assert world.reporter.deadline == 30.0
     world.turn(30.0)
     world.disk_is_done()
@@ -198,6 +229,7 @@ def test_who_is_established_is_saved_together_and_a_little_later() -> None:
     assert [state.established for _, state in world.saves] == [{"a": 1, "b": 2}]
     world.reporter.established("a", None, now=9.0)
     world.turn(20.0)
+    world.disk_is_done()
     assert world.saves[-1][1].established == {"b": 2}
     assert world.reporter.deadline is None
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,22 @@ def test_while_the_disk_is_slow_only_the_newest_state_waits(tmp_path: Path) -> N
     assert told == [(1, None), (4, None)]
     assert file.saves == [numbered(1), numbered(4)]
     assert file.load() == numbered(4)
+
+
+def test_while_the_disk_hangs_no_memory_is_filled(tmp_path: Path) -> None:
+    file = SlowFile(tmp_path)
+    saver = StateSaver(file, lambda number, error: None)
+    saver.start()
+    saver.save(1, numbered(1))
+    assert file.begun.wait(10)
+    superseded = numbered(2)
+    left = weakref.ref(superseded)
+    saver.save(2, superseded)
+    del superseded
+    saver.save(3, numbered(3))
+    assert left() is None
+    file.go_on.set()
+    saver.stop(10)
 
 
 def test_stopping_saves_what_was_handed_over(tmp_path: Path) -> None:
