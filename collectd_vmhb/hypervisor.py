@@ -54,10 +54,15 @@ _STATES = {
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUT_OFF,
     libvirt.VIR_DOMAIN_CRASHED: DomainState.BROKEN,
 }
-#: Reasons for being paused that nobody wanted; on_crash=preserve leads to the last.
+#: Reason, since libvirt 10.1, of a VM that libvirt stopped for a task and could not start again.
+_PAUSED_API_ERROR = getattr(libvirt, "VIR_DOMAIN_PAUSED_API_ERROR", -1)
+#: Reasons for being paused that nobody wanted; on_crash=preserve leads to "crashed".
 _BROKEN = (
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_WATCHDOG),
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+    (libvirt.VIR_DOMAIN_PAUSED, _PAUSED_API_ERROR),
 )
 #: Reasons for running, until the next pause, of a guest that ran before this run began.
 _CARRIED = (
@@ -76,6 +81,8 @@ _PAUSED_FOR = {
     libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "by its watchdog",
     libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "for a snapshot",
     libvirt.VIR_DOMAIN_PAUSED_CRASHED: "because the guest crashed",
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: "because its migration failed",
+    _PAUSED_API_ERROR: "because libvirt could not resume it",
 }
 _LOOK_AGAIN = (
     libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,

@@ -70,6 +70,31 @@ def test_a_domain_is_told_from_one_that_ran_before(workers: Workers, tmp_path: P
     assert restored.domain.state is DomainState.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("reason", "meant"),
+    [
+        (libvirt.VIR_DOMAIN_PAUSED_USER, DomainState.PAUSED),
+        (libvirt.VIR_DOMAIN_PAUSED_MIGRATION, DomainState.PAUSED),
+        (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, DomainState.PAUSED),
+        (libvirt.VIR_DOMAIN_PAUSED_IOERROR, DomainState.BROKEN),
+        (libvirt.VIR_DOMAIN_PAUSED_CRASHED, DomainState.BROKEN),
+        (libvirt.VIR_DOMAIN_PAUSED_WATCHDOG, DomainState.BROKEN),
+        (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, DomainState.BROKEN),
+    ],
+)
+def test_a_vm_that_nobody_wanted_to_stop_is_not_meant_to_be_silent(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, reason: int, meant: DomainState
+) -> None:
+    workers.wait(Scanned, lambda found: bool(found.domains))
+    monkeypatch.setattr(
+        libvirt.virDomain, "state", lambda domain: [libvirt.VIR_DOMAIN_PAUSED, reason]
+    )
+    workers.hypervisor.look(UUID)
+    looked = workers.wait(Looked, lambda found: found.domain is not None)
+    assert looked.domain is not None
+    assert looked.domain.state is meant
+
+
 def test_a_domain_that_cannot_be_read_is_left_as_it_was_and_said_once(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
