@@ -381,7 +381,8 @@ class Engine:
         elif domain.domain_id is None or domain.state is DomainState.SHUT_OFF:
             self._forget(domain.uuid, "shut off", now)
         else:
-            self._follow(domain, decision.policy, now)
+            # A word of the policy file can concern a VM that has been running for long.
+            self._follow(domain, decision.policy, now, fresh=change.before is not domain)
 
     def _on_policies(self, read: PoliciesRead, now: float) -> None:
         """Takes what is in force of the policy file, and reviews the VMs that it says more of."""
@@ -395,7 +396,7 @@ class Engine:
             if before.policies.get(uuid) != read.policies.get(uuid):
                 self._review_and_survive(Change(domain, domain), now)
 
-    def _follow(self, domain: Domain, policy: Policy, now: float) -> None:
+    def _follow(self, domain: Domain, policy: Policy, now: float, fresh: bool) -> None:
         watch = self._watches.get(domain.uuid)
         same_run = watch is not None and watch.domain.domain_id == domain.domain_id
         if watch is not None and not (same_run and watch.policy == policy):
@@ -420,7 +421,8 @@ class Engine:
         watch.monitor.guest_open = domain.guest_has_open(policy.channel)
         if domain.carried:
             self._judge_arrival(watch, now)
-        self._provision(watch, now, fresh=self._contact.complete and not watch.had_channel)
+        fresh = fresh and self._contact.complete and not watch.had_channel
+        self._provision(watch, now, fresh)
         self._catch_up(watch, now)
 
     def _judge_arrival(self, watch: Watch, now: float) -> None:

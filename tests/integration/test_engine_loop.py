@@ -496,6 +496,16 @@ def test_attaching_to_vms_that_are_found_running_is_paced(start: Start) -> None:
     node.wait(lambda: ("attach", "new", NAME) in node.asked)
 
 
+def test_vms_that_the_policy_file_switches_on_have_not_just_started(start: Start) -> None:
+    node = start(replace(SETTINGS, attach_rate=5.0))
+    vms = [str(number) for number in range(20)]
+    node.see(*(domain(None, None, uuid=uuid) for uuid in vms))
+    node.engine.post(PoliciesRead({uuid: FAST for uuid in vms}, 1.0))
+    node.wait(lambda: [job for job in node.asked if job[0] == "attach"])
+    time.sleep(0.5)
+    assert 2 <= len([job for job in node.asked if job[0] == "attach"]) <= 5
+
+
 PATH = f"/run/libvirt/qemu/channel/1-instance-1/{NAME}"
 
 
