@@ -43,7 +43,7 @@ from collectd_vmhb.hypervisor import (
     Rebooted,
     Scanned,
 )
-from collectd_vmhb.impairments import DISK, MASS, POLICIES, Impairments
+from collectd_vmhb.impairments import DISK, MASS, POLICIES, RIGHTS, Impairments
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy, Problem, bad_policy, policy_for
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
@@ -348,6 +348,9 @@ class Engine:
             for uuid in self._earlier:
                 self._reporter.established(uuid, None, now)
             self._earlier.clear()
+            if not self._watches:
+                # Nobody is left whose channel an earlier engine might not open.
+                self._impairments.mend(RIGHTS, now)
             self._impairments.settle(now)
             self._reporter.handshake()
 

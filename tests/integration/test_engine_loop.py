@@ -400,6 +400,24 @@ def test_a_missing_right_is_told_of_the_host_and_blames_no_vm(
     node.wait_said("engine-impaired", "okay", "")
 
 
+def test_a_right_that_was_missing_is_not_missed_where_no_vm_is_left(start: Start) -> None:
+    impaired = {
+        "id": "earlier",
+        "uuid": "",
+        "name": "engine-impaired",
+        "severity": "failure",
+        "text": "no right to open the channel",
+        "since": 1.0,
+        "reason": "rights",
+        "details": {},
+        "instance": "",
+        "project": "",
+    }
+    node = start(state=State(incidents=[impaired]))
+    node.see()
+    assert node.wait_said("engine-impaired", "okay", "").meta["incident"] == "earlier"
+
+
 def test_a_loss_waits_for_libvirts_word_on_the_vm(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -500,7 +518,7 @@ def test_vms_that_the_policy_file_switches_on_have_not_just_started(start: Start
     node = start(replace(SETTINGS, attach_rate=5.0))
     vms = [str(number) for number in range(20)]
     node.see(*(domain(None, None, uuid=uuid) for uuid in vms))
-    node.engine.post(PoliciesRead({uuid: FAST for uuid in vms}, 1.0))
+    node.engine.post(PoliciesRead(dict.fromkeys(vms, FAST), 1.0))
     node.wait(lambda: [job for job in node.asked if job[0] == "attach"])
     time.sleep(0.5)
     assert 2 <= len([job for job in node.asked if job[0] == "attach"]) <= 5
