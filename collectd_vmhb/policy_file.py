@@ -116,6 +116,7 @@ class PolicyFile:
         except FileNotFoundError:
             return self._gone()
         except OSError as error:
+            self._seen = None
             return self._refuse(f"cannot be read: {error.strerror}")
         seen = (now.st_mtime_ns, now.st_size, now.st_ino)
         if seen == self._seen:
@@ -125,6 +126,8 @@ class PolicyFile:
             content = _content(self.path)
             policies = parse(content)
         except OSError as error:
+            # What mends it, such as other rights, need not change the file.
+            self._seen = None
             return self._refuse(f"cannot be read: {error.strerror}", now.st_mtime)
         except ValueError as error:
             return self._refuse(f"is refused: {error}", now.st_mtime)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -148,6 +149,24 @@ def test_what_is_no_file_is_refused_and_nobody_waits_for_it(file: PolicyFile) ->
     error = file.first().error
     assert error is not None
     assert "it is no regular file" in error
+
+
+def test_a_file_whose_reading_failed_is_tried_again(
+    file: PolicyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rights that are corrected leave its date as it was."""
+
+    def refuse(path: object, flags: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    write(file, render({WEB: ON}))
+    with monkeypatch.context() as rights:
+        rights.setattr(os, "open", refuse)
+        error = file.first().error
+        assert error is not None
+        assert "Permission denied" in error
+        assert file.look() is None, "told once"
+    assert file.look() == PoliciesRead({WEB: ON}, 1e9)
 
 
 def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
