@@ -33,6 +33,8 @@ SPECS_MAX = 64
 TEXT_MAX = 255
 #: Seconds between two looks at the file's date.
 LOOK_PERIOD = 1.0
+#: Looks in a row without the file, and it is gone: an editor can move it away and back.
+GONE_LOOKS = 5
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -101,6 +103,8 @@ class PolicyFile:
         #: What tells one content of the file from another, as it was read last.
         self._seen: object = None
         self._now = NO_POLICIES
+        #: Looks in a row that found no file; at the start one is enough.
+        self._missing = GONE_LOOKS - 1
 
     def first(self) -> PoliciesRead:
         """Returns what is in force as the engine starts."""
@@ -116,8 +120,9 @@ class PolicyFile:
         except FileNotFoundError:
             return self._gone()
         except OSError as error:
-            self._seen = None
+            self._missing, self._seen = 0, None
             return self._refuse(f"cannot be read: {error.strerror}")
+        self._missing = 0
         seen = (now.st_mtime_ns, now.st_size, now.st_ino)
         if seen == self._seen:
             return None
@@ -139,6 +144,9 @@ class PolicyFile:
     def _gone(self) -> PoliciesRead | None:
         """Somebody took the file away, which means that it is not to be used."""
         self._seen = None
+        self._missing += 1
+        if self._missing < GONE_LOOKS:
+            return None
         before, self._now = self._now, NO_POLICIES
         if before == NO_POLICIES:
             return None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectd_vmhb.policy_file import ENTRIES_MAX, SIZE_MAX, PolicyFile, parse, render
+from collectd_vmhb.policy_file import ENTRIES_MAX, GONE_LOOKS, SIZE_MAX, PolicyFile, parse, render
 from collectd_vmhb.sources import NO_POLICIES, PoliciesRead
 
 WEB, DB = (f"6ba7b810-9dad-41d1-80b4-00000000000{number}" for number in (1, 2))
@@ -138,10 +138,29 @@ def test_who_takes_the_file_away_means_it(file: PolicyFile) -> None:
     write(file, render({WEB: ON}))
     file.first()
     file.path.unlink()
+    assert [file.look() for _ in range(GONE_LOOKS - 1)] == [None] * (GONE_LOOKS - 1)
     assert file.look() == NO_POLICIES
     assert file.look() is None
     write(file, b"broken")
     assert PolicyFile(file.path.parent).first().policies == {}
+
+
+def test_an_editor_that_moves_the_file_away_and_back_ends_nothing(file: PolicyFile) -> None:
+    write(file, render({WEB: ON}))
+    file.first()
+    aside = file.path.with_name("policies.json~")
+    for _ in range(2):
+        file.path.rename(aside)
+        assert [file.look() for _ in range(GONE_LOOKS - 1)] == [None] * (GONE_LOOKS - 1)
+        aside.rename(file.path)
+        assert file.look() == PoliciesRead({WEB: ON}, 1e9)
+
+
+def test_a_file_that_was_taken_away_during_a_restart_is_gone_at_once(file: PolicyFile) -> None:
+    write(file, render({WEB: ON}))
+    file.first()
+    file.path.unlink()
+    assert PolicyFile(file.path.parent).first() == NO_POLICIES
 
 
 def test_what_is_no_file_is_refused_and_nobody_waits_for_it(file: PolicyFile) -> None:
