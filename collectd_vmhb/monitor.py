@@ -213,7 +213,7 @@ class Monitor:
         self._heard = now
         self._unanswered = 0
         events = self._session.receive(data)
-        self.conduct.sent(len(data), len(events), now)
+        self.conduct.sent(len(data), self._session.lines, now)
         for event in events:
             if isinstance(event, Answered):
                 self._on_answer(event, now)

@@ -146,6 +146,8 @@ class Session:
         self.state = SessionState.WAITING_INIT
         self.caps: frozenset[str] = frozenset()
         self.extended = False
+        #: Lines in the last bytes received; not each of them means something.
+        self.lines = 0
         self._spoken = caps
         self._random = random
         self._interval_ms = round(interval * 1000)
@@ -211,7 +213,9 @@ class Session:
     def receive(self, data: bytes) -> list[SessionEvent]:
         """Takes bytes from the guest and returns what they mean, in order."""
         events: list[SessionEvent] = []
-        for line in self._lines.feed(data):
+        lines = self._lines.feed(data)
+        self.lines = len(lines)
+        for line in lines:
             try:
                 if isinstance(line, TooLong):
                     raise ProtocolError(f"line longer than {self._lines.limit} bytes")

@@ -60,6 +60,15 @@ def test_a_flood_costs_the_guest_its_turn_and_then_its_name() -> None:
     assert peer.faults.count("-guest-misbehaves") == 1
 
 
+@pytest.mark.parametrize("kind", [b"of-tomorrow", b"action_response"])
+def test_messages_that_mean_nothing_to_us_are_messages_all_the_same(kind: bytes) -> None:
+    peer = Peer()
+    peer.open()
+    peer.answer()
+    peer.say(b'{"version":3,"msg_type":"%s"}\n' % kind * 1000)
+    assert peer.monitor.conduct.muted_until > peer.now
+
+
 def test_a_burst_of_old_answers_is_no_misbehaviour() -> None:
     peer = Peer()
     peer.open()
