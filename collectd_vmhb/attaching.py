@@ -115,8 +115,9 @@ class Attaching:
         if now - case.asked > ANSWER_MAX:
             return Impossible(
                 "attach-held",
-                "libvirt has been attaching its channel for a minute: another operation has the "
-                "VM, or its QEMU does not answer; see virsh domjobinfo",
+                "libvirt has not attached its channel for a minute: another operation has the VM "
+                "(see virsh domjobinfo), its QEMU does not answer, or those of other VMs hold up "
+                "all attaching",
             )
         case.attached = [at for at in case.attached if at > now - HOUR]
         times = len(case.attached)

@@ -198,6 +198,7 @@ def test_an_attach_that_libvirt_holds_is_told_and_is_not_asked_for_again(host: H
     told = host.provide(vm())
     assert isinstance(told, Impossible)
     assert told.reason == "attach-held"
+    assert "other VMs" in told.text, "it may only stand behind them"
     assert len(host.asked) == 1
     host.answered("cannot acquire state change lock")
     assert host.provide(vm()) is None
