@@ -360,13 +360,23 @@ class Hypervisor:
 
     def _read_all(self, conn: libvirt.virConnect) -> Scanned:
         domains, unreadable = [], set()
+        refused: libvirt.libvirtError | None = None
         for handle in conn.listAllDomains():
-            with _ignoring_gone():
+            try:
                 domain = self._read(handle)
-                if domain is None:
-                    unreadable.add(handle.UUIDString())
-                else:
-                    domains.append(domain)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    continue
+                if conn.isAlive() != 1:
+                    raise
+                domain, refused = None, error
+                self._leave(handle, _words(error))
+            if domain is None:
+                unreadable.add(handle.UUIDString())
+            else:
+                domains.append(domain)
+        if refused is not None and not domains:
+            raise refused
         self._unreadable &= unreadable
         return Scanned(tuple(domains), frozenset(unreadable))
 
@@ -393,14 +403,14 @@ class Hypervisor:
         except libvirt.libvirtError:
             raise
         except Exception as error:
-            if handle.UUIDString() not in self._unreadable:
-                self._unreadable.add(handle.UUIDString())
-                log.warning(
-                    "domain %s is left as it was: %s",
-                    handle.name(),
-                    error if isinstance(error, ValueError) else repr(error),
-                )
+            self._leave(handle, str(error) if isinstance(error, ValueError) else repr(error))
             return None
+
+    def _leave(self, handle: libvirt.virDomain, why: str) -> None:
+        """Says, once, that a domain cannot be read."""
+        if handle.UUIDString() not in self._unreadable:
+            self._unreadable.add(handle.UUIDString())
+            log.warning("domain %s is left as it was: %s", handle.name(), why)
 
     # -- measuring --------------------------------------------------------------------------
 

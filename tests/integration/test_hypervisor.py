@@ -116,6 +116,50 @@ def test_a_domain_that_cannot_be_read_is_left_as_it_was_and_said_once(
     assert workers.wait(Looked, lambda found: True, mark).domain is not None
 
 
+def test_a_domain_that_libvirt_cannot_tell_about_hides_no_other(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = libvirt.virDomain.XMLDesc
+
+    def refuse_one(domain: libvirt.virDomain, flags: int = 0) -> str:
+        if domain.UUIDString() == UUID:
+            raise libvirt.libvirtError("cannot acquire state change lock")
+        return read(domain, flags)
+
+    other = (
+        "<domain type='test'><name>other</name><memory>1024</memory>"
+        "<os><type>hvm</type></os></domain>"
+    )
+    with contextlib.closing(libvirt.open(URI)) as conn:
+        second = conn.createXML(other)
+        monkeypatch.setattr(libvirt.virDomain, "XMLDesc", refuse_one)
+        for _ in range(2):
+            mark = len(workers.findings)
+            workers.hypervisor.scan()
+            scanned = workers.wait(Scanned, lambda found: found.unreadable == {UUID}, mark)
+            assert [domain.uuid for domain in scanned.domains] == [second.UUIDString()]
+        second.destroy()
+    said = [record.message for record in caplog.records if "left as it was" in record.message]
+    assert said == ["domain test is left as it was: cannot acquire state change lock"]
+
+
+def test_where_libvirt_tells_about_no_domain_it_has_not_answered(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(domain: libvirt.virDomain, flags: int = 0) -> str:
+        raise libvirt.libvirtError("access denied")
+
+    workers.wait(Scanned, lambda found: bool(found.domains))
+    monkeypatch.setattr(libvirt.virDomain, "XMLDesc", refuse)
+    mark = len(workers.findings)
+    workers.hypervisor.scan()
+    deadline = time.monotonic() + 5
+    while "libvirt cannot tell about its domains: access denied" not in caplog.messages:
+        assert time.monotonic() < deadline, caplog.messages
+        time.sleep(0.01)
+    assert not any(isinstance(found, Scanned) for found in workers.findings[mark:])
+
+
 def test_an_error_of_our_own_costs_one_job_and_is_said_once(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
