@@ -40,6 +40,8 @@ AT_ONCE = 100
 #: An alarm is sent again after this part of the period at the earliest, at random: after an
 #: outage of the broker, a thousand nodes shall not stay in step.
 EARLIEST_RESEND = 0.75
+#: How an incident begins whose id we made up: it came without meta data, from another collectd.
+_MADE_UP = "unnamed-"
 
 Key = tuple[str, int]
 
@@ -93,6 +95,8 @@ class _Held:
     due: float = 0.0
     #: Until when an OK is repeated; None: it was not sent yet.
     until: float | None = None
+    #: Whether it is here because an earlier process left it, and for no other reason.
+    restored: bool = False
 
 
 @dataclass
@@ -228,8 +232,9 @@ class Outbox:
             keys, review.keys = review.keys[:AT_ONCE], review.keys[AT_ONCE:]
             for key in keys:
                 held = self._held.get(key)
-                mine = held is not None and held.alarm.subject.host == review.host
-                if held is not None and held.wanted and mine and key[0] not in review.listed:
+                if held is None or not held.wanted or key[0] in review.listed:
+                    continue
+                if held.alarm.subject.host == review.host or self._is_renamed(held):
                     self._withdraw(key, review.time)
             if not review.keys:
                 self._reviews.popleft()
@@ -269,21 +274,46 @@ class Outbox:
     # -- inside, under the lock -------------------------------------------------------------
 
     def _raise(self, news: Raised) -> bool:
+        moved = self._withdraw_elsewhere(news)
         key = self._wanted.get(news.subject)
         if key is None:
-            self._want(news, news.incident or str(uuid.uuid4()))
+            self._want(news, news.incident or _new_incident())
             return True
+        self._held[key].restored = False
         known = self._held[key].alarm
         if known.incident == (news.incident or known.incident):
             if known.severity == news.severity:
-                return False
+                return moved
             self._withdraw(key, news.time)
             self._want(news, known.incident, known.generation)
             return True
         # The engine has one incident per subject: that it closed the old one got lost.
         self._withdraw(key, news.time)
-        self._want(news, news.incident or str(uuid.uuid4()))
+        self._want(news, news.incident or _new_incident())
         return True
+
+    def _withdraw_elsewhere(self, news: Raised) -> bool:
+        """Withdraw the incident where it is known under another subject: the host was renamed."""
+        wanted = self._wanted_as(news.incident) if news.incident else []
+        elsewhere = [key for key in wanted if self._held[key].alarm.subject != news.subject]
+        for key in elsewhere:
+            self._withdraw(key, news.time)
+        return bool(elsewhere)
+
+    def _wanted_as(self, incident: str) -> list[Key]:
+        keys = [(incident, generation) for generation in self._generations.get(incident, ())]
+        return [key for key in keys if self._held[key].wanted]
+
+    def _is_renamed(self, held: _Held) -> bool:
+        """Whether this collectd's engine once held it open, under a host name of then."""
+        return held.restored and self._is_over(held.alarm)
+
+    def _is_over(self, alarm: Alarm) -> bool:
+        """Whether the engine, which has raised all that is open, did not raise this again."""
+        if alarm.incident.startswith(_MADE_UP):
+            return alarm.subject.host in self._engines
+        # Only the engine in this collectd names incidents, hence lists them.
+        return bool(self._engines)
 
     def _want(self, news: Raised, incident: str, at_least: int = 1) -> None:
         if len(self._wanted) >= MAX_WANTED:
@@ -321,7 +351,7 @@ class Outbox:
         key = (alarm.incident, alarm.generation)
         present = self._held.get(key)
         if present is not None:
-            if present.alarm.severity == alarm.severity:
+            if (present.alarm.subject, present.alarm.severity) == (alarm.subject, alarm.severity):
                 present.told = present.told or entry.told
                 return
             # Vitrage shows for ever what it saw first under this id.
@@ -331,10 +361,12 @@ class Outbox:
                 now = present.alarm
                 self._want(Raised(now.subject, now.severity, now.time, key[0]), key[0])
             return
-        known = alarm.subject in self._wanted or alarm.subject.host in self._engines
-        wanted = entry.wanted and not known and len(self._wanted) < MAX_WANTED
+        known = alarm.subject in self._wanted or bool(self._wanted_as(alarm.incident))
+        wanted = entry.wanted and not known and not self._is_over(alarm)
+        wanted = wanted and len(self._wanted) < MAX_WANTED
         if wanted or entry.told:
             self._hold(alarm, wanted, entry.told)
+            self._held[key].restored = True
 
     def _hold(self, alarm: Alarm, wanted: bool, told: bool) -> None:
         key = (alarm.incident, alarm.generation)
@@ -390,6 +422,10 @@ class Outbox:
     def _next_turn(self) -> int:
         self._turn += 1
         return self._turn
+
+
+def _new_incident() -> str:
+    return f"{_MADE_UP}{uuid.uuid4()}"
 
 
 def _turn(entry: Entry | _Held) -> int:

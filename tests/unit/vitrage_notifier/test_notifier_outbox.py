@@ -329,6 +329,48 @@ def test_what_the_engine_did_not_list_is_not_wanted_from_a_late_disk_either(
     assert send_all(outbox) == [("over.1", "OK")]
 
 
+RENAMED = Subject("compute-1.example.org", VM, "heartbeat-lost")
+
+
+def test_an_incident_that_comes_back_under_another_host_name_leaves_the_old_one(
+    outbox: Outbox, clock: Clock
+) -> None:
+    outbox.restore([entry(LOST, "i")])
+    send_all(outbox)
+    outbox.take(Raised(RENAMED, "FAILURE", 2.0, "i"))
+    outbox.take(handshake("i", host=RENAMED.host))
+    assert send_all(outbox) == [("i.1", "OK"), ("i.2", "FAILURE")]
+    clock.now += 2 * REPEAT_OK
+    send_all(outbox)
+    clock.now += RESEND
+    assert send_all(outbox) == [("i.2", "FAILURE")]
+
+
+def test_what_ended_while_the_host_was_renamed_is_cleared(outbox: Outbox) -> None:
+    outbox.restore([entry(LOST, "over")])
+    send_all(outbox)
+    outbox.take(handshake(host=RENAMED.host))
+    assert send_all(outbox) == [("over.1", "OK")]
+
+
+def test_a_disk_that_comes_late_brings_no_old_host_name_back(outbox: Outbox) -> None:
+    outbox.take(Raised(RENAMED, "FAILURE", 2.0, "i"))
+    outbox.take(handshake("i", host=RENAMED.host))
+    outbox.restore([entry(LOST, "i"), entry(CHECK, "over")])
+    assert [alarm.subject for alarm in outbox.open_alarms()] == [RENAMED]
+    assert sorted(send_all(outbox)) == [("i.1", "OK"), ("i.2", "FAILURE"), ("over.1", "OK")]
+
+
+def test_what_another_collectd_said_is_not_measured_by_our_engines_list(clock: Clock) -> None:
+    before, after = Outbox(RESEND, REPEAT_OK, clock), Outbox(RESEND, REPEAT_OK, clock)
+    before.take(Raised(Subject("compute-2", VM, "check.db"), "FAILURE", 1.0, None))
+    send_all(before)
+    held = before.unsaved(everything=True).entries.values()
+    after.restore([each for each in held if each is not None])
+    after.take(handshake(host="compute-1"))
+    assert [severity for _, severity in send_all(after)] == ["FAILURE"]
+
+
 def test_changes_beyond_count_are_handed_over_as_a_whole(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
