@@ -16,6 +16,12 @@ Value = Union[str, float, bool]
 
 #: Characters of a transport URL: some twenty brokers with long passwords.
 MAX_URL = 4096
+#: A name or an address, and a port.
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\])(?::[0-9]{1,5})?"
+    r"|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*"
+)
+_ESCAPES = "in a password, write / # ? @ , as %2F %23 %3F %40 %2C"
 
 
 class Node(Protocol):
@@ -59,7 +65,8 @@ class Settings:
 
     def redact(self, text: str) -> str:
         """Return `text` without the passwords of the transport URL."""
-        for secret in self._secrets():
+        # The longest first: one may begin like another.
+        for secret in sorted(self._secrets(), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
 
@@ -169,7 +176,12 @@ def _checked_url(url: str) -> str:
     # The value is not repeated: it may hold a password.
     if not re.match(r"[a-z][a-z0-9+]*://", url) or re.search(r"\s", url) or len(url) > MAX_URL:
         raise ValueError("is no URL such as rabbit://USER:PASSWORD@HOST:5672/")
-    hosts = urlsplit(url).netloc.split(",")
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    hosts = authority.split(",")
     if not all(host.rpartition("@")[2].partition(":")[0] for host in hosts):
-        raise ValueError("names no host, or an empty one, after the user and password")
+        raise ValueError(f"names no host, or an empty one, after the user and password; {_ESCAPES}")
+    beyond = url.partition("://")[2][len(authority) :]
+    torn = "@" in beyond and not all("@" in host for host in hosts)
+    if torn or not all(_HOST.fullmatch(host.rpartition("@")[2]) for host in hosts):
+        raise ValueError(f"has a host or port that cannot be one; {_ESCAPES}")
     return url

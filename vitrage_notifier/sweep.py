@@ -24,6 +24,7 @@ from typing import Callable
 from vitrage_notifier.hearing import ECHO, Hearing
 from vitrage_notifier.leases import RETIRED, Leases
 from vitrage_notifier.sender import ADVICE, BACKOFF_LAST, NotSentError, Transport
+from vitrage_notifier.settings import Settings
 
 #: Seconds between two words to ourselves.
 ECHO_INTERVAL = 5.0
@@ -175,7 +176,8 @@ def run(options: Options) -> int:
             listener = Listener(options.url, options.topic, options.pool)
         except Exception as problem:
             # Whatever oslo.messaging makes of a URL that it does not like.
-            _LOG.critical("--transport-url-file: %s", problem)
+            redacted = Settings(options.url).redact(str(problem))
+            _LOG.critical("--transport-url-file: %s", redacted)
             return 1
         listener.start()
         transport = OsloTransport(options.url, options.topic, SEND_TIMEOUT)

@@ -24,6 +24,7 @@ import oslo_messaging
 from oslo_config import cfg
 
 from vitrage_notifier.sender import NotSentError
+from vitrage_notifier.settings import Settings
 
 PUBLISHER_ID = "collectd"
 PRIORITY = "info"
@@ -109,7 +110,8 @@ class OsloTransport:
             yield self.open()
         except Exception as problem:
             self.close()
-            raise NotSentError(*_diagnosis(problem)) from problem
+            kind, text = diagnose(problem)
+            raise NotSentError(kind, Settings(self._url).redact(text)) from problem
         except BaseException:
             self.close()
             raise
@@ -162,7 +164,7 @@ class _UnconfirmedError(Exception):
     """The broker took the message, and nobody knows what it did with it."""
 
 
-def _diagnosis(problem: BaseException) -> tuple[str, str]:
+def diagnose(problem: BaseException) -> tuple[str, str]:
     """Return the kind of a failure, one of `ADVICE`, and its text."""
     text = f"{type(problem).__name__}: {problem}"
     cause: BaseException | None = problem

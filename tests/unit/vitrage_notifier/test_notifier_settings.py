@@ -100,6 +100,46 @@ def test_no_password_is_ever_shown() -> None:
     assert "rabbit://vmhb:***@10.0.0.1:5672,vmhb:***@10.0.0.2:5672/" in said
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rabbit://user:s3cret#1@10.0.0.1/",
+        "rabbit://user:s3cr/et@10.0.0.1/",
+        "rabbit://user:s3cret?@10.0.0.1/",
+        "rabbit://user:s3c,ret@10.0.0.1/",
+        "rabbit://user:12/s3cret@10.0.0.1/",
+        "rabbit://user:p@10.0.0.1,user:s3cret#@10.0.0.2/",
+        "rabbit://user:[s3cret#@10.0.0.1/",
+        "rabbit://user:s3cret@10.0.0.1:amqp/",
+    ],
+)
+def test_a_password_with_special_characters_is_refused_without_showing_it(url: str) -> None:
+    settings, (error,) = read_settings(block(TransportUrl=url))
+    assert settings is None
+    assert "write / # ? @ , as %2F %23 %3F %40 %2C" in error
+    assert not [part for part in ("s3c", "ret", "user") if part in error]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rabbit://vmhb:s%23cr%2Fet@broker-1.example_org:5672,vmhb:p@ss@[fe80::1]:5672/vhost?a=b",
+        "rabbit://vmhb:p@[::1]/",
+        "rabbit://vmhb:p@fd00::1/",
+        "rabbit://10.0.0.1",
+    ],
+)
+def test_urls_of_all_shapes_are_taken(url: str) -> None:
+    settings, errors = read_settings(block(TransportUrl=url))
+    assert errors == []
+    assert settings == Settings(transport_url=url)
+
+
+def test_of_two_passwords_that_begin_alike_nothing_is_shown() -> None:
+    settings = Settings("rabbit://vmhb:first@10.0.0.1,vmhb:first-and-more@10.0.0.2/")
+    assert settings.redact("login first-and-more refused") == "login *** refused"
+
+
 @pytest.fixture(name="url_file")
 def _url_file(tmp_path: Path) -> Path:
     path = tmp_path / "transport-url"
