@@ -10,10 +10,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping
+from typing import Callable
 
 import oslo_messaging
 from oslo_config import cfg
+
+from vitrage_notifier.sender import ADVICE, BACKOFF_FIRST, BACKOFF_LAST
+from vitrage_notifier.settings import Settings
+from vitrage_notifier.transport import diagnose
 
 #: Events that may wait for the reader; beyond this they wait in the broker.
 MAX_WAITING = 10_000
@@ -26,20 +32,15 @@ Heard = tuple[str, object]
 class Listener:
     """Puts (event type, payload) into `heard`, through restarts of the broker."""
 
-    def __init__(self, url: str, topic: str, pool: str) -> None:
+    def __init__(
+        self, url: str, topic: str, pool: str, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.heard: queue.Queue[Heard] = queue.Queue(MAX_WAITING)
-        conf = cfg.ConfigOpts()
-        conf([], default_config_files=[], default_config_dirs=[])
-        self._transport = oslo_messaging.get_notification_transport(conf, url=url)
-        if "oslo_messaging_rabbit" in conf:
-            conf.set_override("rabbit_qos_prefetch_count", 100, group="oslo_messaging_rabbit")
-        self._listener = oslo_messaging.get_notification_listener(
-            self._transport,
-            [oslo_messaging.Target(topic=topic)],
-            [self],
-            executor="threading",
-            pool=pool,
-        )
+        self._url = url
+        self._topic = topic
+        self._pool = pool
+        self._sleep = sleep
+        self._prepare()
 
     def start(self) -> None:
         """Begin to listen; returns at once, also while the broker is away."""
@@ -57,8 +58,35 @@ class Listener:
         self.heard.put((event_type, payload))
 
     def _start(self) -> None:
-        try:
-            # Tries until there is a broker.
-            self._listener.start()
-        except Exception:
-            _LOG.exception("cannot listen")
+        """Listen; again and again where the broker refuses, as it does before our user is there."""
+        backoff, trouble = BACKOFF_FIRST, ""
+        while True:
+            try:
+                # Tries until there is a broker.
+                self._listener.start()
+                return
+            except Exception as problem:
+                kind, text = diagnose(problem)
+            if kind != trouble:
+                trouble, text = kind, Settings(self._url).redact(text)
+                _LOG.warning("cannot listen (%s), tries on: %s; %s", kind, text, ADVICE[kind])
+            self._sleep(backoff)
+            backoff = min(BACKOFF_LAST, 2 * backoff)
+            # What has failed to start cannot be started again.
+            self._transport.cleanup()
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Make a listener; raises when the URL cannot be used. Connects nowhere."""
+        conf = cfg.ConfigOpts()
+        conf([], default_config_files=[], default_config_dirs=[])
+        self._transport = oslo_messaging.get_notification_transport(conf, url=self._url)
+        if "oslo_messaging_rabbit" in conf:
+            conf.set_override("rabbit_qos_prefetch_count", 100, group="oslo_messaging_rabbit")
+        self._listener = oslo_messaging.get_notification_listener(
+            self._transport,
+            [oslo_messaging.Target(topic=self._topic)],
+            [self],
+            executor="threading",
+            pool=self._pool,
+        )

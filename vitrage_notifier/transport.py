@@ -53,6 +53,8 @@ class OsloTransport:
         self._timeout = timeout
         self._transport: oslo_messaging.NotificationTransport | None = None
         self._retry = 0
+        #: Whether a broker has let us in: what it does not answer before was never sent.
+        self._connected = False
 
     def open(self) -> oslo_messaging.NotificationTransport:
         """Make ready to connect; raises when the URL cannot be used. Connects nowhere."""
@@ -88,13 +90,11 @@ class OsloTransport:
             if connection is None:
                 return None
             with _cut_after(self._timeout, connection), connection._connection_lock:
-                # Passive: looks at the queue, and is an error when there is none.
-                queue = connection.channel.queue_declare(queue=self._queue, passive=True)
-                return bool(queue.consumer_count)
+                return self._is_consumed(connection)
 
     def close(self) -> None:
         """Drop the connection; raises nothing, because nothing is left to lose."""
-        transport, self._transport = self._transport, None
+        transport, self._transport, self._connected = self._transport, None, False
         if transport is None:
             return
         # It waits for the library's heartbeat thread, which may be waiting for a broker that
@@ -109,8 +109,11 @@ class OsloTransport:
         try:
             yield self.open()
         except Exception as problem:
+            connected = self._connected
             self.close()
             kind, text = diagnose(problem)
+            if kind == "unconfirmed" and not connected:
+                kind = "unreachable"
             raise NotSentError(kind, Settings(self._url).redact(text)) from problem
         except BaseException:
             self.close()
@@ -120,9 +123,25 @@ class OsloTransport:
         """Return the connection that the next send takes from the pool; None: not RabbitMQ."""
         driver = self.open()._driver
         if not hasattr(driver, "_connection_pool"):
+            self._connected = True
             return None
         with driver._get_connection(retry=self._retry) as borrowed:
+            self._connected = True
             return borrowed.connection
+
+    def _is_consumed(self, connection: Any) -> bool:
+        # On a channel of its own: the broker closes it when there is no such queue.
+        with connection.connection.channel() as channel:
+            try:
+                # Passive: looks at the queue, and is an error when there is none.
+                queue = channel.queue_declare(queue=self._queue, passive=True)
+            except Exception as problem:
+                if getattr(problem, "code", None) != 404:
+                    raise
+                # The library believes that it is still there; the next send makes it again.
+                connection._declared_queues.clear()
+                return False
+        return bool(queue.consumer_count)
 
 
 def _clean_up(transport: oslo_messaging.NotificationTransport) -> None:

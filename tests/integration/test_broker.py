@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import kombu
 import pytest
@@ -17,6 +18,7 @@ from tests.lab.certificates import Certificate, make_certificate
 from tests.lab.ear import Ear
 from vitrage_notifier import sender as sender_module
 from vitrage_notifier.alarm import Cleared, News, Raised, Subject
+from vitrage_notifier.listener import Listener
 from vitrage_notifier.outbox import Outbox
 from vitrage_notifier.sender import NotSentError, Sender
 from vitrage_notifier.store import Store
@@ -49,6 +51,7 @@ TENANTS = (
     Tenant("transient"),
     Tenant("unread"),
     Tenant("deleted"),
+    Tenant("refused"),
 )
 
 
@@ -103,6 +106,13 @@ class Notifier:
     def take(self, news: News) -> None:
         self.outbox.take(news)
         self.sender.wake()
+
+
+def until(true: Callable[[], bool], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -312,11 +322,35 @@ def test_a_queue_that_somebody_deleted_is_made_again(broker: Broker) -> None:
     transport.send("collectd.alarm.ok", {})
     with kombu.Connection(url.replace("rabbit:", "amqp:")) as connection:
         connection.channel().queue_delete(f"{TOPIC}.info")
-    with pytest.raises(NotSentError, match="404"):
-        transport.has_listeners()
+    for _ in range(3):
+        assert transport.has_listeners() is False
     transport.send("collectd.alarm.ok", {})
-    assert transport.has_listeners() is False
+    with Ear(url) as ear:
+        assert len(ear.wait_for(1, timeout=20)) == 1
+        assert transport.has_listeners() is True
     transport.close()
+
+
+def test_a_listener_that_is_refused_hears_as_soon_as_it_is_not(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = url_of(broker, "refused")
+    with kombu.Connection(url.replace("rabbit:", "amqp:")) as connection:
+        channel = connection.channel()
+        channel.queue_declare("pool", durable=True, auto_delete=False)
+        listener = Listener(url, TOPIC, "pool")
+        listener.start()
+        until(lambda: "cannot listen (406)" in caplog.text, 20)
+        channel.queue_delete("pool")
+    transport = OsloTransport(url, TOPIC, 5.0)
+
+    def hears() -> bool:
+        transport.send("vmhb.echo", {"vmhb": {}})
+        return not listener.heard.empty()
+
+    until(hears, 20)
+    transport.close()
+    assert caplog.text.count("cannot listen") == 1
 
 
 def test_a_broker_that_stands_still_costs_no_more_than_the_timeout(broker: Broker) -> None:
@@ -344,5 +378,5 @@ def test_somebody_who_accepts_and_never_speaks_costs_no_more_than_some_timeouts(
         port = server.getsockname()[1]
         began = time.monotonic()
         problem = failure(f"rabbit://guest:guest@127.0.0.1:{port}/", timeout=2.0)
-        assert problem.kind == "unconfirmed"
+        assert problem.kind == "unreachable"
         assert time.monotonic() - began < 30
