@@ -8,11 +8,13 @@ own: 0 equal, 1 different, 2 cannot tell.
 from __future__ import annotations
 
 import argparse
+import math
 import socket
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Callable
 
 from vitrage_notifier.engine_socket import EngineError, ask
 from vitrage_notifier.rca_templates import DEFAULT, TemplateError
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (TemplateError, UrlError, VitrageError) as problem:
+    except (LibraryError, TemplateError, UrlError, VitrageError) as problem:
         sys.stderr.write(f"vmhb-vitrage: {problem}\n")
         return 1
     except NotSentError as problem:
@@ -71,7 +73,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     whose.add_argument("--host", action="store_true", help="on this node itself (default)")
     verify.add_argument(
         "--timeout",
-        type=_timeout,
+        type=_seconds(1, LONGEST),
         default=60.0,
         metavar="S",
         help="how long Vitrage may take, each way (default: %(default)g)",
@@ -111,11 +113,19 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _timeout(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= LONGEST:
-        raise argparse.ArgumentTypeError(f"takes seconds from 1 to {LONGEST:g}")
-    return seconds
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    """Return what reads an option of so many seconds."""
+
+    def read(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not least <= seconds <= most:
+            raise argparse.ArgumentTypeError(f"takes seconds from {least:g} to {most:g}")
+        return seconds
+
+    return read
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -144,11 +154,16 @@ def _bus(options: argparse.Namespace) -> Transport | None:
 
 
 def _transport(url: str, options: argparse.Namespace) -> Transport:
-    with warnings.catch_warnings():
-        # oslo.messaging brings eventlet along, which warns of itself.
-        warnings.simplefilter("ignore")
-        from vitrage_notifier.transport import OsloTransport
-
+    try:
+        with warnings.catch_warnings():
+            # oslo.messaging brings eventlet along, which warns of itself.
+            warnings.simplefilter("ignore")
+            from vitrage_notifier.transport import OsloTransport
+    except ImportError as problem:
+        raise LibraryError(
+            f"oslo.messaging cannot be imported ({problem}): install python3-oslo.messaging, or "
+            "collectd-vmhb[notifier] with pip"
+        ) from None
     return OsloTransport(url, options.topic, SEND_TIMEOUT)
 
 
@@ -185,18 +200,22 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sweep.add_argument("--pool", default="vmhb-sweep", help="our queue (default: %(default)s)")
     sweep.add_argument("--state-dir", type=Path, default=Path("/var/lib/vmhb-sweep"), metavar="DIR")
     sweep.add_argument(
-        "--repeat", type=float, default=60.0, metavar="S", help="period of re-sending (default: 60)"
+        "--repeat",
+        type=_seconds(1, 600),
+        default=60.0,
+        metavar="S",
+        help="period of re-sending (default: 60)",
     )
     sweep.add_argument(
         "--repeat-for",
-        type=float,
+        type=_seconds(0, 86400),
         default=900.0,
         metavar="S",
         help="how long an OK is repeated (default: 900)",
     )
     sweep.add_argument(
         "--grace",
-        type=float,
+        type=_seconds(0, 3600),
         default=GRACE,
         metavar="S",
         help="how long notifiers may take to come back after an outage (default: %(default)g)",
@@ -227,6 +246,10 @@ def _url(options: argparse.Namespace) -> str:
         raise UrlError(str(problem).replace("TransportUrlFile", "--transport-url-file")) from None
 
 
+class LibraryError(Exception):
+    """What a command needs is not installed; says what is."""
+
+
 class UrlError(Exception):
     """The file with the broker's URL is of no use; says why."""
 
@@ -235,8 +258,9 @@ def _sweep(options: argparse.Namespace) -> int:
     from vitrage_notifier import sweep
 
     url = _url(options)
+    transport = _transport(url, options)
     if options.retire:
-        sweep.retire(_transport(url, options), options.retire)
+        sweep.retire(transport, options.retire)
         say(f"{options.retire}: the sweep is told")
         return 0
     return sweep.run(

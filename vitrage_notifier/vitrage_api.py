@@ -20,6 +20,8 @@ from typing import Any
 TIMEOUT = 30.0
 #: Alarms that are asked for at once.
 PAGE = 1000
+#: What stands in OS_AUTH_TYPE where Vitrage has no Keystone.
+NO_KEYSTONE = "vitrage-noauth"
 
 Row = dict[str, Any]
 
@@ -130,7 +132,8 @@ def _explained() -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     except exceptions.MissingRequiredOptions as problem:
-        missing = ", ".join(f"OS_{each.dest.upper()}" for each in problem.options)
+        prefix = "VITRAGE" if os.environ.get("OS_AUTH_TYPE") == NO_KEYSTONE else "OS"
+        missing = ", ".join(f"{prefix}_{each.dest.upper()}" for each in problem.options)
         raise VitrageError(
             f"{missing} missing in the environment: source an openrc file, or set "
             "OS_AUTH_TYPE=vitrage-noauth and VITRAGE_ENDPOINT where Vitrage has no Keystone"
@@ -143,6 +146,11 @@ def _explained() -> Iterator[None]:
         raise NoPermissionError(f"Keystone refuses the user: {problem}") from None
     except exceptions.ClientException as problem:
         raise VitrageError(f"Vitrage is not reached: {problem}") from None
+    except OSError as problem:
+        # Such as that of a file which does not exist.
+        raise VitrageError(
+            f"Vitrage is not reached: {problem}; check OS_CACERT, OS_CERT and OS_KEY"
+        ) from None
 
 
 def _answered(problem: Any) -> VitrageError:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from keystoneauth1 import exceptions
+from keystoneauth1.loading import Opt
 
 from vitrage_notifier import vitrage_api
 from vitrage_notifier.vitrage_api import (
@@ -79,6 +80,11 @@ def test_a_long_list_is_read_page_by_page(
         (ClientError(404), VitrageError, "Vitrage refuses"),
         (exceptions.Unauthorized("no such user"), NoPermissionError, "Keystone refuses the user"),
         (exceptions.ConnectFailure("refused"), VitrageError, "Vitrage is not reached"),
+        (
+            OSError("invalid path: /nonexist"),
+            VitrageError,
+            "invalid path: /nonexist; check OS_CACERT",
+        ),
         (exceptions.EndpointNotFound("rca"), VitrageError, "Vitrage is not reached"),
         (exceptions.NoMatchingPlugin("magic"), VitrageError, "OS_AUTH_TYPE"),
     ],
@@ -88,3 +94,16 @@ def test_each_failure_says_what_to_do(
 ) -> None:
     with pytest.raises(kind, match=text):
         Vitrage(FakeClient(problem=problem)).alarms()
+
+
+@pytest.mark.parametrize(
+    ("auth_type", "variable"),
+    [("password", "OS_PROJECT_ID missing"), ("vitrage-noauth", "VITRAGE_PROJECT_ID missing")],
+)
+def test_what_is_missing_is_named_as_it_has_to_be_set(
+    monkeypatch: pytest.MonkeyPatch, auth_type: str, variable: str
+) -> None:
+    monkeypatch.setenv("OS_AUTH_TYPE", auth_type)
+    missing = exceptions.MissingRequiredOptions([Opt("project-id")])
+    with pytest.raises(VitrageError, match=f"^{variable}"):
+        Vitrage(FakeClient(problem=missing)).alarms()
