@@ -29,14 +29,17 @@ SILENT_PERIODS = 3.0
 RETIRED = "vmhb.retired"
 #: ``type_instance`` of the alarm that is ours.
 ENGINE_SILENT = "engine-silent"
-#: Bounds: what one forger may make us remember.
-MAX_LEASES = 100_000
+#: Bounds: what one forger may make us remember. With MAX_PAYLOAD they keep us well below the
+#: MemoryMax of the unit.
+MAX_LEASES = 50_000
 MAX_HOSTS = 10_000
+#: Leases that ran out and whose OK is repeated; beyond this the one that ran out first goes.
+MAX_REPEATED_OKS = 20_000
 #: Longest term, in seconds, that is believed.
 MAX_TERM = 86400.0
 #: Longest id and host name in characters, and longest payload in bytes of JSON.
 MAX_NAME = 255
-MAX_PAYLOAD = 8192
+MAX_PAYLOAD = 2048
 
 _VERSION = 1
 _SCHEMA = """
@@ -56,7 +59,8 @@ class _Lease:
     """An alarm that Vitrage shows, with the payload that raised it."""
 
     term: float
-    payload: Mapping[str, Any]
+    #: As JSON: what a forger nests deeply takes twenty times as much otherwise.
+    payload: str
     ends: float
 
 
@@ -74,7 +78,9 @@ class Standing:
     """What we tell Vitrage in a host's place, again and again."""
 
     id: str
-    event: Event
+    event_type: str
+    #: As JSON.
+    payload: str
     #: The host that it is about, if that is silent.
     silent_host: str | None
     due: float
@@ -82,6 +88,11 @@ class Standing:
     until: float | None
     #: Whether it was sent since it began, or since our own start.
     told: bool = False
+
+    @property
+    def event(self) -> Event:
+        """What is sent."""
+        return self.event_type, json.loads(self.payload)
 
 
 class Leases:
@@ -134,10 +145,11 @@ class Leases:
             host.ends = now + grace + SILENT_PERIODS * host.period
 
     def due(self, now: float) -> list[Standing]:
-        """Return what is to be sent now; call `sent` for each that was."""
+        """Return what is to be sent now, the longest due first; call `sent` for each that was."""
         self._end_leases(now)
         self._find_silence(now)
-        return [each for each in self._standing.values() if each.due <= now]
+        due = [each for each in self._standing.values() if each.due <= now]
+        return sorted(due, key=lambda each: each.due)
 
     def sent(self, standing: Standing, now: float) -> None:
         """Note that the broker has it."""
@@ -173,7 +185,7 @@ class Leases:
         text = json.dumps(payload)
         if len(text) > MAX_PAYLOAD or (known is None and len(self._leases) >= MAX_LEASES):
             return
-        self._leases[id_] = _Lease(term, payload, now + term)
+        self._leases[id_] = _Lease(term, text, now + term)
         self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?)", (id_, term, text))
 
     def _sign_of_life(self, name: str, period: float | None, now: float) -> None:
@@ -200,11 +212,12 @@ class Leases:
             return
         with self._db:
             for id_ in ended:
-                payload = self._leases.pop(id_).payload
-                vmhb = {**payload["vmhb"], "lease": 0.0}
-                event = "collectd.alarm.ok", {**payload, "severity": "OK", "vmhb": vmhb}
+                payload = json.loads(self._leases.pop(id_).payload)
+                payload["severity"] = "OK"
+                payload["vmhb"]["lease"] = 0.0
                 self._db.execute("DELETE FROM lease WHERE id = ?", (id_,))
-                self._tell(Standing(id_, event, None, now, now + self._repeat_for))
+                self._tell_ok(id_, payload, now)
+            self._forget_oldest_oks()
 
     def _find_silence(self, now: float) -> None:
         told = {each.silent_host for each in self._standing.values()}
@@ -216,37 +229,47 @@ class Leases:
                 alarm = Alarm(
                     str(uuid.uuid4()), 1, Subject(name, "", ENGINE_SILENT), "FAILURE", self._wall()
                 )
-                event = alarm.event(True, 2 * self._repeat)
-                self._tell(Standing(alarm.id, event, name, now, None))
+                event_type, payload = alarm.event(True, 2 * self._repeat)
+                self._tell(Standing(alarm.id, event_type, json.dumps(payload), name, now, None))
 
     def _end_silence(self, name: str, now: float) -> None:
         for standing in [each for each in self._standing.values() if each.silent_host == name]:
-            payload = standing.event[1]
-            event = "collectd.alarm.ok", {**payload, "severity": "OK"}
-            self._tell(Standing(standing.id, event, None, now, now + self._repeat_for))
+            self._tell_ok(standing.id, {**standing.event[1], "severity": "OK"}, now)
+
+    def _tell_ok(self, id_: str, payload: Mapping[str, object], now: float) -> None:
+        until = now + self._repeat_for
+        ok = Standing(id_, "collectd.alarm.ok", json.dumps(payload), None, now, until)
+        self._tell(ok)
+
+    def _forget_oldest_oks(self) -> None:
+        oks = [id_ for id_, each in self._standing.items() if each.silent_host is None]
+        for id_ in oks[: max(0, len(oks) - MAX_REPEATED_OKS)]:
+            self._forget(id_)
 
     def _tell(self, standing: Standing) -> None:
         self._standing[standing.id] = standing
-        event_type, payload = standing.event
         self._db.execute(
             "INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)",
-            (standing.id, standing.silent_host, event_type, json.dumps(payload)),
+            (standing.id, standing.silent_host, standing.event_type, standing.payload),
         )
 
     def _withdraw(self, id_: str) -> None:
-        del self._standing[id_]
         with self._db:
-            self._db.execute("DELETE FROM standing WHERE id = ?", (id_,))
+            self._forget(id_)
+
+    def _forget(self, id_: str) -> None:
+        del self._standing[id_]
+        self._db.execute("DELETE FROM standing WHERE id = ?", (id_,))
 
     def _load(self, now: float) -> None:
-        for id_, term, text in self._db.execute("SELECT id, term, payload FROM lease"):
-            self._leases[id_] = _Lease(term, json.loads(text), now + term)
+        leases = "SELECT id, term, payload FROM lease LIMIT ?"
+        for id_, term, text in self._db.execute(leases, (MAX_LEASES,)):
+            self._leases[id_] = _Lease(term, text, now + term)
         for name, period in self._db.execute("SELECT name, period FROM host"):
             self._hosts[name] = _Host(period, now + SILENT_PERIODS * period)
         for id_, host, event_type, text in self._db.execute("SELECT * FROM standing"):
             until = now + self._repeat_for if host is None else None
-            event = event_type, json.loads(text)
-            self._standing[id_] = Standing(id_, event, host, now, until)
+            self._standing[id_] = Standing(id_, event_type, text, host, now, until)
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -22,7 +22,7 @@ from vitrage_notifier.settings import Settings
 from vitrage_notifier.transport import diagnose
 
 #: Events that may wait for the reader; beyond this they wait in the broker.
-MAX_WAITING = 10_000
+MAX_WAITING = 1_000
 
 _LOG = logging.getLogger(__name__)
 

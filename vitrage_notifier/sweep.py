@@ -36,6 +36,9 @@ GRACE = BACKOFF_LAST
 SEND_TIMEOUT = 10.0
 #: Events that are taken up between two such looks.
 BATCH = 1000
+#: What is sent in one turn, and for how many seconds: our own echo must not wait longer.
+MOST_SENT = 1000
+LONGEST_SPEECH = 2.0
 
 _LOG = logging.getLogger("vmhb-vitrage sweep")
 
@@ -60,12 +63,15 @@ class Sweep:
         self._clock = clock
         self._read = True
         self._attentive = False
+        #: Whether there was more to send than one turn has room for.
+        self._interrupted = False
         self._trouble = ""
         self._counts = (0, 0, 0)
 
     def turn(self, wait: float = TICK) -> None:
         """Take up what was heard, for `wait` seconds at most, then send what is due."""
-        self._listen(wait)
+        self._listen(0.0 if self._interrupted else wait)
+        self._interrupted = False
         try:
             attentive, why = self._pay_attention()
             if attentive:
@@ -110,13 +116,16 @@ class Sweep:
         now = self._clock()
         if not self._attentive:
             self._leases.vouch_for_all(now, self._grace)
-        for standing in self._leases.due(now):
-            self._transport.send(*standing.event)
+        for number, standing in enumerate(self._leases.due(now)):
+            if number == MOST_SENT or self._clock() - now >= LONGEST_SPEECH:
+                self._interrupted = True
+                return
+            event_type, payload = standing.event
+            self._transport.send(event_type, payload)
             if not standing.told:
-                payload = standing.event[1]
                 _LOG.info(
                     "%s: %s on %s, %s",
-                    standing.event[0],
+                    event_type,
                     payload.get("message"),
                     payload.get("host"),
                     standing.id,

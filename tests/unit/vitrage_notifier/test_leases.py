@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vitrage_notifier import leases as leases_module
 from vitrage_notifier.alarm import Alarm, Event, Subject, sign_of_life
 from vitrage_notifier.leases import MAX_TERM, RETIRED, Leases
 
@@ -121,6 +123,39 @@ def test_each_silence_is_an_incident_of_its_own(scene: Scene) -> None:
         scene.now += 3 * PERIOD
         ids |= {id_ for kind, id_ in scene.send() if kind.endswith("failure")}
     assert len(ids) == 3
+
+
+def test_the_oks_of_what_a_forger_invents_are_bounded(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "MAX_REPEATED_OKS", 3)
+    scene.hear(alive())
+    scene.now += 3 * PERIOD
+    for number in range(10):
+        scene.hear(Alarm(f"i{number}", 1, LOST.subject, "FAILURE", 1.0).event(True, 1.0))
+        scene.now += 1.0
+        scene.send()
+    scene.now += REPEAT
+    ok = [id_ for kind, id_ in scene.send() if kind == "collectd.alarm.ok"]
+    assert ok == ["i7.1", "i8.1", "i9.1"]
+    assert scene.leases.counts() == (0, 0, 1)
+
+
+def test_the_longest_due_is_sent_first(scene: Scene) -> None:
+    scene.hear(Alarm("a", 1, LOST.subject, "FAILURE", 1.0).event(True, 2.0))
+    scene.hear(Alarm("b", 1, LOST.subject, "FAILURE", 1.0).event(True, 1.0))
+    scene.now += 1.0
+    scene.leases.due(scene.now)
+    scene.now += 1.0
+    assert [id_ for _, id_ in scene.send()] == ["b.1", "a.1"]
+
+
+def test_all_that_may_be_remembered_fits_into_the_units_memory() -> None:
+    unit = Path(leases_module.__file__).parent / "systemd/vmhb-vitrage-sweep.service"
+    (megabytes,) = re.findall(r"^MemoryMax=(\d+)M$", unit.read_text(), re.MULTILINE)
+    entries = leases_module.MAX_LEASES + leases_module.MAX_REPEATED_OKS + leases_module.MAX_HOSTS
+    # Some 700 bytes are the objects around a payload; the libraries need a hundred megabytes.
+    assert entries * (leases_module.MAX_PAYLOAD + 1024) < (int(megabytes) - 150) << 20
 
 
 def test_our_own_alarm_is_nobodys_lease_and_no_sign_of_life(scene: Scene) -> None:

@@ -7,9 +7,11 @@ import logging
 import queue
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
+from vitrage_notifier import sweep as sweep_module
 from vitrage_notifier.alarm import Alarm, Event, Subject
 from vitrage_notifier.hearing import ECHO, Hearing
 from vitrage_notifier.leases import Leases
@@ -29,6 +31,9 @@ class Bus:
         self.away = False
         self.deaf = False
         self.read: bool | None = True
+        #: Seconds that the broker takes for a message.
+        self.pace = 0.0
+        self.passes: Callable[[float], None] = lambda seconds: None
 
     def send(self, event_type: str, payload: Mapping[str, object]) -> None:
         if self.away:
@@ -36,6 +41,7 @@ class Bus:
         if not self.deaf:
             self.heard.put((event_type, payload))
         if event_type != ECHO:
+            self.passes(self.pace)
             self.sent.append((event_type, payload["id"]))
 
     def has_listeners(self) -> bool | None:
@@ -60,6 +66,9 @@ class Scene:
         for _ in range(int(seconds)):
             self.now += 1.0
             self.sweep.turn(wait=0.0)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
 
     def hear(self, event: Event) -> None:
         self.bus.heard.put(event)
@@ -152,3 +161,21 @@ def test_what_could_not_be_sent_is_sent_later(scene: Scene) -> None:
     scene.bus.away = False
     scene.live(2 * TERM)
     assert ("collectd.alarm.ok", "i.1") in scene.bus.sent
+
+
+@pytest.mark.parametrize(("pace", "most"), [(0.0, 10), (0.5, 4)])
+def test_thousands_of_orphans_do_not_keep_it_from_listening(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, pace: float, most: int
+) -> None:
+    monkeypatch.setattr(sweep_module, "MOST_SENT", 10)
+    scene.live(2)
+    for number in range(25):
+        scene.hear(Alarm(f"i{number}", 1, LOST.subject, "FAILURE", 1.0).event(True, TERM))
+    scene.live(TERM)
+    assert scene.bus.sent == []
+    scene.bus.pace = pace
+    monkeypatch.setattr(scene.bus, "passes", scene.passes)
+    scene.live(1)
+    assert len(scene.bus.sent) == most
+    scene.live(7)
+    assert len(set(scene.bus.sent)) == 25, "what is left goes out in the next turns"
