@@ -34,6 +34,8 @@ class Place:
         self.hosts = ["compute-1"]
         self.problem: Exception | None = None
         self.engine_gone = False
+        self.in_memory_only = False
+        self.graph_problem: VitrageError | None = None
         with sqlite3.connect(self.outbox) as db:
             db.execute("CREATE TABLE alarm (incident TEXT)")
         db.close()
@@ -44,7 +46,7 @@ class Place:
         if self.engine_gone:
             raise EngineError("no engine answers")
         self.open = request["seconds"] > 0
-        if self.open and self.notifies:
+        if self.open and self.notifies and not self.in_memory_only:
             with sqlite3.connect(self.outbox) as db:
                 db.execute("INSERT INTO alarm VALUES ('i')")
             db.close()
@@ -66,11 +68,16 @@ class Place:
     def alarms(self) -> list[dict[str, Any]]:
         if isinstance(self.problem, VitrageError):
             raise self.problem
-        return [HOST_ROW] if self.open and self.persists and self.maps else []
+        return [HOST_ROW] if self._arrives() and self.persists else []
+
+    def _arrives(self) -> bool:
+        return self.open and self.notifies and self.maps
 
     def graph(self) -> list[dict[str, Any]]:
+        if self.graph_problem is not None:
+            raise self.graph_problem
         hosts = [{"id": host, "vitrage_is_placeholder": False} for host in self.hosts]
-        alarms = [{**HOST_ROW, "vitrage_is_placeholder": False}] if self.open and self.maps else []
+        alarms = [{**HOST_ROW, "vitrage_is_placeholder": False}] if self._arrives() else []
         return hosts + alarms
 
     def run(self) -> None:
@@ -117,6 +124,7 @@ def breaks(attribute: str, value: object) -> Callable[[Place], None]:
         (breaks("notifies", False), "notifier"),
         (breaks("maps", False), "datasource"),
         (breaks("persists", False), "persistor"),
+        (breaks("graph_problem", NotAvailableError("503")), "vitrage-graph"),
         (breaks("hosts", ["compute-1.example.org"]), "resource"),
     ],
 )
@@ -129,6 +137,19 @@ def test_the_broken_link_is_named_and_no_alarm_is_left_behind(
     assert caught.value.link == link
     assert not place.open
     assert place.now < HANDOVER + 25.0
+
+
+def test_a_notifier_that_keeps_alarms_in_memory_only_breaks_no_link(place: Place) -> None:
+    place.in_memory_only = True
+    place.run()
+    assert "has no such alarm; Vitrage may have it" in "".join(place.said)
+    assert place.said[-1].startswith("cleared in Vitrage")
+
+
+def test_what_vitrage_does_not_have_is_not_said_to_be_its_fault_alone(place: Place) -> None:
+    place.maps = False
+    with pytest.raises(BrokenLinkError, match=r"queued and oldest rise, it was not sent.* URL"):
+        place.run()
 
 
 def test_an_interruption_ends_the_alarm(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
