@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable
 
 from vitrage_notifier.engine_socket import EngineError, ask
+from vitrage_notifier.lease_file import knows_host
 from vitrage_notifier.rca_templates import DEFAULT, TemplateError
 from vitrage_notifier.reconcile import CANNOT_TELL, DIFFERENT, EQUAL, compare, table
 from vitrage_notifier.sender import ADVICE, NotSentError, Transport
@@ -260,8 +261,12 @@ def _sweep(options: argparse.Namespace) -> int:
     url = _url(options)
     transport = _transport(url, options)
     if options.retire:
+        path = options.state_dir / sweep.FILE
+        known = knows_host(path, options.retire)
         sweep.retire(transport, options.retire)
         say(f"{options.retire}: the sweep is told")
+        if known is False:
+            say(f"{path} has no such host: is this the Hostname of its collectd?")
         return 0
     return sweep.run(
         sweep.Options(

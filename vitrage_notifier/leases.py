@@ -13,8 +13,6 @@ caller owns the clock, which is monotonic.
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from vitrage_notifier.alarm import SIGN_OF_LIFE, Alarm, Event, Subject
+from vitrage_notifier.lease_file import LeaseFile
 
 #: A host is silent when so many signs of life in a row are missing.
 SILENT_PERIODS = 3.0
@@ -41,17 +40,8 @@ MAX_TERM = 86400.0
 MAX_NAME = 255
 MAX_PAYLOAD = 2048
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE lease (id TEXT PRIMARY KEY, term REAL NOT NULL, payload TEXT NOT NULL);
-CREATE TABLE host (name TEXT PRIMARY KEY, period REAL NOT NULL);
-CREATE TABLE standing (
-    id TEXT PRIMARY KEY,
-    silent_host TEXT,
-    event_type TEXT NOT NULL,
-    payload TEXT NOT NULL
-);
-"""
+#: Seconds between two attempts on a disk that fails.
+RETRY = 60.0
 
 
 @dataclass
@@ -96,7 +86,7 @@ class Standing:
 
 
 class Leases:
-    """Takes what was heard, gives what is to be sent; raises sqlite3.Error when the disk fails."""
+    """Takes what was heard, gives what is to be sent; in memory alone while the disk fails."""
 
     def __init__(
         self,
@@ -112,12 +102,14 @@ class Leases:
         self._leases: dict[str, _Lease] = {}
         self._hosts: dict[str, _Host] = {}
         self._standing: dict[str, Standing] = {}
-        self._db = _open(path)
+        self._file = LeaseFile(path)
+        self._loaded = False
+        self._retry_at = now + RETRY
         self._load(now)
 
     def close(self) -> None:
         """Release the file."""
-        self._db.close()
+        self._file.close()
 
     def hear(self, event_type: str, payload: object, now: float) -> None:
         """Take one event from the bus; what is not ours, or makes no sense, is passed over."""
@@ -129,7 +121,7 @@ class Leases:
         host = _name(vmhb.get("host"))
         if not host or payload.get("type_instance") == ENGINE_SILENT:
             return
-        with self._db:
+        with self._file:
             if event_type == SIGN_OF_LIFE:
                 self._sign_of_life(host, _term(vmhb.get("period")), now)
             elif event_type == RETIRED:
@@ -146,6 +138,7 @@ class Leases:
 
     def due(self, now: float) -> list[Standing]:
         """Return what is to be sent now, the longest due first; call `sent` for each that was."""
+        self._look_after_disk(now)
         self._end_leases(now)
         self._find_silence(now)
         due = [each for each in self._standing.values() if each.due <= now]
@@ -173,7 +166,7 @@ class Leases:
             return
         if term == 0.0:
             if self._leases.pop(id_, None) is not None:
-                self._db.execute("DELETE FROM lease WHERE id = ?", (id_,))
+                self._file.write("DELETE FROM lease WHERE id = ?", id_)
             return
         if id_ in self._standing:
             # We gave it up, and its host did not.
@@ -186,7 +179,7 @@ class Leases:
         if len(text) > MAX_PAYLOAD or (known is None and len(self._leases) >= MAX_LEASES):
             return
         self._leases[id_] = _Lease(term, text, now + term)
-        self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?)", (id_, term, text))
+        self._file.write("INSERT OR REPLACE INTO lease VALUES (?, ?, ?)", id_, term, text)
 
     def _sign_of_life(self, name: str, period: float | None, now: float) -> None:
         if not period:
@@ -195,13 +188,13 @@ class Leases:
         if known is None and len(self._hosts) >= MAX_HOSTS:
             return
         if known is None or known.period != period:
-            self._db.execute("INSERT OR REPLACE INTO host VALUES (?, ?)", (name, period))
+            self._file.write("INSERT OR REPLACE INTO host VALUES (?, ?)", name, period)
         self._hosts[name] = _Host(period, now + SILENT_PERIODS * period)
         self._end_silence(name, now)
 
     def _retire(self, name: str, now: float) -> None:
         if self._hosts.pop(name, None) is not None:
-            self._db.execute("DELETE FROM host WHERE name = ?", (name,))
+            self._file.write("DELETE FROM host WHERE name = ?", name)
             self._end_silence(name, now)
 
     # -- what follows from it ---------------------------------------------------------------
@@ -210,12 +203,12 @@ class Leases:
         ended = [id_ for id_, lease in self._leases.items() if lease.ends <= now]
         if not ended:
             return
-        with self._db:
+        with self._file:
             for id_ in ended:
                 payload = json.loads(self._leases.pop(id_).payload)
                 payload["severity"] = "OK"
                 payload["vmhb"]["lease"] = 0.0
-                self._db.execute("DELETE FROM lease WHERE id = ?", (id_,))
+                self._file.write("DELETE FROM lease WHERE id = ?", id_)
                 self._tell_ok(id_, payload, now)
             self._forget_oldest_oks()
 
@@ -224,7 +217,7 @@ class Leases:
         silent = [
             name for name, host in self._hosts.items() if host.ends <= now and name not in told
         ]
-        with self._db:
+        with self._file:
             for name in silent:
                 alarm = Alarm(
                     str(uuid.uuid4()), 1, Subject(name, "", ENGINE_SILENT), "FAILURE", self._wall()
@@ -248,46 +241,59 @@ class Leases:
 
     def _tell(self, standing: Standing) -> None:
         self._standing[standing.id] = standing
-        self._db.execute(
+        self._file.write(
             "INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)",
-            (standing.id, standing.silent_host, standing.event_type, standing.payload),
+            standing.id,
+            standing.silent_host,
+            standing.event_type,
+            standing.payload,
         )
 
     def _withdraw(self, id_: str) -> None:
-        with self._db:
+        with self._file:
             self._forget(id_)
 
     def _forget(self, id_: str) -> None:
         del self._standing[id_]
-        self._db.execute("DELETE FROM standing WHERE id = ?", (id_,))
+        self._file.write("DELETE FROM standing WHERE id = ?", id_)
 
     def _load(self, now: float) -> None:
+        if not self._file.is_open:
+            return
         leases = "SELECT id, term, payload FROM lease LIMIT ?"
-        for id_, term, text in self._db.execute(leases, (MAX_LEASES,)):
-            self._leases[id_] = _Lease(term, text, now + term)
-        for name, period in self._db.execute("SELECT name, period FROM host"):
-            self._hosts[name] = _Host(period, now + SILENT_PERIODS * period)
-        for id_, host, event_type, text in self._db.execute("SELECT * FROM standing"):
+        for id_, term, text in self._file.read(leases, MAX_LEASES):
+            self._leases.setdefault(id_, _Lease(term, text, now + term))
+        for name, period in self._file.read("SELECT name, period FROM host"):
+            self._hosts.setdefault(name, _Host(period, now + SILENT_PERIODS * period))
+        for id_, host, event_type, text in self._file.read("SELECT * FROM standing"):
             until = now + self._repeat_for if host is None else None
-            self._standing[id_] = Standing(id_, event_type, text, host, now, until)
+            if id_ not in self._leases:
+                standing = Standing(id_, event_type, text, host, now, until)
+                self._standing.setdefault(id_, standing)
+        self._loaded = self._file.is_open
 
-
-def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    db = sqlite3.connect(str(path), timeout=5.0)
-    try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-    except BaseException:
-        db.close()
-        raise
-    return db
+    def _look_after_disk(self, now: float) -> None:
+        """Write everything anew when the disk is back: nobody knows what it has."""
+        if self._file.is_open or now < self._retry_at:
+            return
+        self._retry_at = now + RETRY
+        if not self._file.open():
+            return
+        if not self._loaded:
+            self._load(now)
+        with self._file as file:
+            for table in ("lease", "host", "standing"):
+                file.write(f"DELETE FROM {table}")  # noqa: S608
+            leases = [(id_, each.term, each.payload) for id_, each in self._leases.items()]
+            file.write_all("INSERT INTO lease VALUES (?, ?, ?)", leases)
+            hosts = [(name, each.period) for name, each in self._hosts.items()]
+            file.write_all("INSERT INTO host VALUES (?, ?)", hosts)
+            standing = [
+                (id_, each.silent_host, each.event_type, each.payload)
+                for id_, each in self._standing.items()
+            ]
+            file.write_all("INSERT INTO standing VALUES (?, ?, ?, ?)", standing)
+        file.note_recovery()
 
 
 def _name(value: object) -> str:

@@ -13,7 +13,6 @@ import logging
 import queue
 import signal
 import socket
-import sqlite3
 import time
 import warnings
 from dataclasses import dataclass
@@ -34,6 +33,8 @@ TICK = 1.0
 GRACE = BACKOFF_LAST
 #: How long the broker may take to answer, in seconds.
 SEND_TIMEOUT = 10.0
+#: What is remembered, in the directory that the operator names.
+FILE = "sweep.sqlite"
 #: Events that are taken up between two such looks.
 BATCH = 1000
 #: What is sent in one turn, and for how many seconds: our own echo must not wait longer.
@@ -178,25 +179,21 @@ def run(options: Options) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    path = options.state_dir / "sweep.sqlite"
+    path = options.state_dir / FILE
+    leases = Leases(path, time.monotonic(), options.repeat, options.repeat_for, time.time)
     try:
-        leases = Leases(path, time.monotonic(), options.repeat, options.repeat_for, time.time)
-        try:
-            listener = Listener(options.url, options.topic, options.pool)
-        except Exception as problem:
-            # Whatever oslo.messaging makes of a URL that it does not like.
-            redacted = Settings(options.url).redact(str(problem))
-            _LOG.critical("--transport-url-file: %s", redacted)
-            return 1
-        listener.start()
-        transport = OsloTransport(options.url, options.topic, SEND_TIMEOUT)
-        hearing = Hearing(ECHO_INTERVAL, options.pool)
-        sweep = Sweep(leases, hearing, listener.heard, transport, options.grace)
-        while not stopping:
-            sweep.turn()
-    except (OSError, sqlite3.Error) as problem:
-        _LOG.critical("%s: %s; put it right, or remove the file to begin anew", path, problem)
+        listener = Listener(options.url, options.topic, options.pool)
+    except Exception as problem:
+        # Whatever oslo.messaging makes of a URL that it does not like.
+        redacted = Settings(options.url).redact(str(problem))
+        _LOG.critical("--transport-url-file: %s", redacted)
         return 1
+    listener.start()
+    transport = OsloTransport(options.url, options.topic, SEND_TIMEOUT)
+    hearing = Hearing(ECHO_INTERVAL, options.pool)
+    sweep = Sweep(leases, hearing, listener.heard, transport, options.grace)
+    while not stopping:
+        sweep.turn()
     leases.close()
     return 0
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from vitrage_notifier import leases as leases_module
 from vitrage_notifier.alarm import Alarm, Event, Subject, sign_of_life
-from vitrage_notifier.leases import MAX_TERM, RETIRED, Leases
+from vitrage_notifier.lease_file import knows_host
+from vitrage_notifier.leases import MAX_TERM, RETIRED, RETRY, Leases
 
 VM = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 TERM, PERIOD, REPEAT, REPEAT_FOR = 120.0, 60.0, 30.0, 100.0
@@ -156,6 +158,40 @@ def test_all_that_may_be_remembered_fits_into_the_units_memory() -> None:
     entries = leases_module.MAX_LEASES + leases_module.MAX_REPEATED_OKS + leases_module.MAX_HOSTS
     # Some 700 bytes are the objects around a payload; the libraries need a hundred megabytes.
     assert entries * (leases_module.MAX_PAYLOAD + 1024) < (int(megabytes) - 150) << 20
+
+
+def test_a_disk_that_fails_is_said_once_and_gets_everything_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "sweep.sqlite"
+    path.write_text("this is no database, " * 100)
+    scene = Scene(path)
+    scene.hear(LOST.event(True, TERM))
+    scene.hear(alive("compute-2"))
+    scene.now += RETRY
+    assert scene.send() == []
+    (failing,) = caplog.records
+    assert "goes on in memory" in failing.getMessage()
+
+    path.unlink()
+    scene.now += RETRY - 1
+    scene.hear(LOST.event(True, TERM))
+    scene.now += 1
+    assert scene.send() == []
+    assert "has everything" in caplog.records[-1].getMessage()
+    assert (knows_host(path, "compute-2"), knows_host(path, "compute-9")) == (True, False)
+    scene.restart()
+    assert scene.leases.counts() == (1, 1, 0)
+    scene.leases.close()
+
+
+def test_a_disk_that_fails_on_the_way_ends_nothing(scene: Scene) -> None:
+    with sqlite3.connect(scene.path) as other:
+        other.executescript("DROP TABLE lease")
+    other.close()
+    scene.hear(LOST.event(True, TERM))
+    scene.now += TERM
+    assert scene.send() == [("collectd.alarm.ok", "i.1")]
 
 
 def test_our_own_alarm_is_nobodys_lease_and_no_sign_of_life(scene: Scene) -> None:
