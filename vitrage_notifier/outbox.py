@@ -210,9 +210,11 @@ class Outbox:
         with self._lock:
             return list(self._engines)
 
-    def count_open(self, host: str) -> int:
-        """Return how many alarms of this host Vitrage should show."""
+    def count_open(self, host: str | None = None) -> int:
+        """Return how many alarms Vitrage should show, of this host or of all."""
         with self._lock:
+            if host is None:
+                return len(self._wanted)
             return sum(subject.host == host for subject in self._wanted)
 
     def backlog(self) -> tuple[int, float]:

@@ -235,7 +235,7 @@ class Notifier:
         longest, self._longest = self._longest, 0.0
         counters = sender.counters
         values: list[tuple[str, str, float]] = [
-            ("gauge", "open", len(outbox.open_alarms())),
+            ("gauge", "open", outbox.count_open()),
             ("gauge", "on-disk", not store.trouble),
             ("queue_length", "queued", queued),
             ("duration", "oldest", oldest),

@@ -184,6 +184,14 @@ def test_the_backlog_tells_how_many_wait_and_how_long(outbox: Outbox, clock: Clo
     assert outbox.backlog() == (0, 0.0)
 
 
+def test_open_alarms_are_counted_by_host_and_in_all(outbox: Outbox) -> None:
+    for host in ("compute-1", "compute-1", "compute-2"):
+        for fault in ("check.a", "check.b"):
+            outbox.take(Raised(Subject(host, VM, fault), "FAILURE", 1.0, None))
+    outbox.take(Cleared(Subject("compute-2", VM, "check.a"), 2.0, None))
+    assert [outbox.count_open(each) for each in ("compute-1", "compute-2", None)] == [2, 1, 3]
+
+
 def test_without_meta_each_edge_to_bad_is_an_incident(outbox: Outbox) -> None:
     outbox.take(Raised(LOST, "FAILURE", 1.0, None))
     outbox.take(Raised(LOST, "FAILURE", 2.0, None))
