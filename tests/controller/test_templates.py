@@ -84,6 +84,7 @@ def test_many_vms_of_an_impaired_host_make_one_alarm_on_the_host(cloud: Controll
     cloud.lists({})
 
 
+@pytest.mark.long
 def test_two_vms_of_one_host_make_it_suspect_where_the_operator_wants_that(
     cloud: Controller,
 ) -> None:
@@ -100,6 +101,7 @@ def test_two_vms_of_one_host_make_it_suspect_where_the_operator_wants_that(
     assert cloud.command("templates", "remove", "vmhb_pair").stdout == "vmhb_pair: removed\n"
 
 
+@pytest.mark.long
 def test_removing_leaves_the_templates_of_others(cloud: Controller) -> None:
     other = (ROOT / "vitrage_notifier/templates/rca/vmhb_vm.yaml").read_text()
     path = cloud.directory / "other.yaml"
@@ -114,6 +116,7 @@ def test_removing_leaves_the_templates_of_others(cloud: Controller) -> None:
     cloud.vitrage.cli("template", "delete", "site")
 
 
+@pytest.mark.long
 def test_a_template_of_our_name_that_is_not_ours_any_more_is_replaced(cloud: Controller) -> None:
     old = (ROOT / "vitrage_notifier/templates/rca/vmhb_vm.yaml").read_text()
     path = cloud.directory / "old.yaml"

@@ -226,6 +226,7 @@ def test_the_graph_does_not_run(vitrage: Controller, compute: Compute) -> None:
     assert link == "topic"
 
 
+@pytest.mark.long
 def test_the_persistor_does_not_run(vitrage: Controller, compute: Compute) -> None:
     compute.start()
     vitrage.vitrage.stop_services("persistor")
