@@ -80,7 +80,7 @@ class Desk:
         command = [sys.executable, "-m", "collectd_vmhb.nova_policy", "--output", str(self.output)]
         done = subprocess.run(
             [*command, *arguments],
-            env={"PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent", **environment},
+            env={"PYTHONPATH": str(REPOSITORY), "HOME": str(self.directory), **environment},
             cwd=self.directory,
             capture_output=True,
             text=True,
