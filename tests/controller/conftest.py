@@ -98,18 +98,13 @@ class Controller:
         path = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
         return {**path, **self.vitrage.cli_env(), **env}
 
-    def names(self) -> Counter[str]:
-        """How many alarms of each name Vitrage lists."""
-        return Counter(row["name"] for row in self.vitrage.alarm_list())
-
     def lists(self, expected: dict[str, int], within: float = 20) -> None:
         """Wait until Vitrage lists just these alarms."""
         self.vitrage.wait_for(lambda rows: Counter(row["name"] for row in rows) == expected, within)
 
     def states(self) -> dict[str, str]:
         """The state of each resource, by UUID or host name."""
-        rows = json.loads(self.vitrage.cli("resource", "list", "--all", "-f", "json"))
-        return {row["Data Source ID"]: row["State"] for row in rows}
+        return {row["Data Source ID"]: row["State"] for row in self.vitrage.resources()}
 
     def executions(self) -> list[dict[str, Any]]:
         """What Mistral was to start."""

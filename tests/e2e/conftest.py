@@ -11,7 +11,7 @@ import pytest
 from tests.lab.collectd_daemon import Row
 from tests.lab.guest import Guest
 from tests.lab.lab import Lab
-from tests.lab.layout import LAB, LabError
+from tests.lab.layout import LAB
 from tests.lab.product import stanza
 
 INTERVAL, TIMEOUT, MISSES = 0.5, 0.45, 4
@@ -85,7 +85,7 @@ class Cloud:
         """(name, instance UUID) of every alarm that Vitrage lists."""
         return sorted(
             (row["name"], self.lab.vitrage.resource(row["vitrage_resource_id"])["Data Source ID"])
-            for row in self.lab.vitrage.alarm_list()
+            for row in self.lab.vitrage.alarms_now()
         )
 
     def alarm(self, name: str, within: float = 30) -> None:
@@ -98,17 +98,7 @@ class Cloud:
 
     def vitrage_answers(self, within: float = 60) -> None:
         """Waits until Vitrage has found its broker again: until then its API gives errors."""
-        deadline = time.monotonic() + within
-        while not self._vitrage_lists():
-            assert time.monotonic() < deadline, "Vitrage does not find its broker again"
-            time.sleep(0.5)
-
-    def _vitrage_lists(self) -> bool:
-        try:
-            self.lab.vitrage.alarm_list()
-        except LabError:
-            return False
-        return True
+        self.lab.vitrage.alarms_now(within)
 
 
 @pytest.fixture(scope="session")

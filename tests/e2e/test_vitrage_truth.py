@@ -116,7 +116,7 @@ def test_nothing_is_listed_while_the_persistor_is_away(
     vitrage.stop_services("persistor")
     collectd.notify("failure", vm=vm)
     wait_for(lambda: collectd.value("derive-sent") >= 2, collectd.log)
-    assert vitrage.alarm_list() == []
+    assert vitrage.alarms_now(SLACK) == []
     vitrage.start_services("persistor")
     vitrage.wait_for(lambda rows: shown(rows) == [lost(vm)], SLACK)
 
@@ -181,9 +181,15 @@ def test_two_vms_of_one_name_are_told_apart_and_each_tenant_sees_his_own(
     ids = {row["vitrage_resource_project_id"]: row["vitrage_resource_id"] for row in rows}
     assert vitrage.resource(ids["project-1"])["ID"] == ids["project-1"]
     assert ids["project-1"] != ids["project-2"]
-    assert shown(vitrage.alarms_of("project-1")) == [lost(mine)]
-    assert shown(vitrage.alarms_of("project-2")) == [lost(yours, "WARNING")]
-    assert vitrage.alarms_of("project-3") == []
+    seen = {
+        project: shown(vitrage.alarms_now(SLACK, project))
+        for project in ("project-1", "project-2", "project-3")
+    }
+    assert seen == {
+        "project-1": [lost(mine)],
+        "project-2": [lost(yours, "WARNING")],
+        "project-3": [],
+    }
 
 
 def test_an_alarm_from_before_vitrage_knew_the_vm_finds_its_tenant(
@@ -193,11 +199,7 @@ def test_an_alarm_from_before_vitrage_knew_the_vm_finds_its_tenant(
     collectd.notify("failure", vm=vm)
     vitrage.wait_for(lambda rows: shown(rows) == [lost(vm)], SLACK)
     vitrage.announce_instance(vm, "web", "compute-1", "project-1")
-    wait_for(
-        lambda: shown(vitrage.alarms_of("project-1")) == [lost(vm)],
-        lambda: f"the tenant sees {vitrage.alarms_of('project-1')}",
-        SLACK,
-    )
+    vitrage.wait_for(lambda rows: shown(rows) == [lost(vm)], SLACK, project="project-1")
 
 
 def test_the_alarm_of_a_vm_that_was_deleted_is_cleared(
@@ -377,10 +379,8 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     assert engine.changes == 500
 
     # A snapshot may have taken alarms away; but nothing is listed that is over.
-    until = time.monotonic() + SNAPSHOTS
-    while time.monotonic() < until:
-        assert set(shown(vitrage.alarm_list())) <= set(engine.means())
-        time.sleep(0.5)
+    for rows in vitrage.watch(SNAPSHOTS):
+        assert set(shown(rows)) <= set(engine.means())
 
     held = max(collectd.values("latency-callback"))
     _LOG.info("held %.4f s at most, the machine itself %.4f s", held, restlessness.worst)

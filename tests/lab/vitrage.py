@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -13,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid as uuids
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable
 
@@ -69,6 +71,10 @@ CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, payload TEXT NOT NULL
 """
 
 _HEADERS = {"X-Roles": "admin", "X-User-Id": "admin", "X-Project-Id": "admin"}
+
+
+class VitrageAwayError(LabError):
+    """Vitrage's API gives no answer: for a while it may not, as after a restart of graph."""
 
 
 class Vitrage:
@@ -160,37 +166,71 @@ class Vitrage:
         processes.end(processes.printing_below(self.directory))
 
     def alarm_list(self) -> list[Row]:
-        """All alarms that Vitrage lists, as the API gives them."""
-        rows = self._get("/v1/alarm?all_tenants=1&vitrage_id=all")
-        if not isinstance(rows, list):
-            raise LabError(f"Vitrage lists no alarms but {rows!r}")
-        return rows
+        """All alarms that Vitrage lists, as the API gives them; VitrageAwayError for no answer."""
+        return self._list("/v1/alarm?all_tenants=1&vitrage_id=all")
 
     def alarms_of(self, project: str) -> list[Row]:
-        """The alarms that a member of a project sees."""
+        """The alarms that a member of a project sees; VitrageAwayError for no answer."""
         headers = {"X-Roles": "member", "X-User-Id": project, "X-Project-Id": project}
-        rows: list[Row] = self._get("/v1/alarm?vitrage_id=all", headers)
-        return rows
+        return self._list("/v1/alarm?vitrage_id=all", headers)
 
     def resource(self, vitrage_id: str) -> Row:
         """The row of `vitrage resource list` for the resource that an alarm is against."""
-        rows: list[Row] = json.loads(self.cli("resource", "list", "--all", "-f", "json"))
+        rows = self.resources()
         for row in rows:
             if row["ID"] == vitrage_id:
                 return row
         raise LabError(f"Vitrage lists no resource {vitrage_id}, but {rows}")
 
-    def wait_for(self, wanted: Callable[[list[Row]], bool], timeout: float) -> list[Row]:
-        """Return the alarms as soon as they are as `wanted`; LabError shows those there were."""
+    def resources(self, timeout: float = 20.0) -> list[Row]:
+        """The rows of `vitrage resource list`, as soon as Vitrage answers."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            with contextlib.suppress(VitrageAwayError):
+                return self._resources()
+            time.sleep(0.5)
+        return self._resources()
+
+    def _resources(self) -> list[Row]:
+        rows: list[Row] = json.loads(self.cli("resource", "list", "--all", "-f", "json"))
+        return rows
+
+    def alarms_now(self, timeout: float = 20.0, project: str = "") -> list[Row]:
+        """The alarms, or those of a project, as soon as Vitrage answers."""
+        return self.wait_for(lambda rows: True, timeout, project)
+
+    def wait_for(
+        self, wanted: Callable[[list[Row]], bool], timeout: float, project: str = ""
+    ) -> list[Row]:
+        """Return the alarms, or those of a project, as soon as they are as `wanted`.
+
+        An API that gives no answer is asked again. LabError says what was seen last.
+        """
         deadline = time.monotonic() + timeout
         while True:
-            rows = self.alarm_list()
-            if wanted(rows):
-                return rows
+            try:
+                rows = self.alarms_of(project) if project else self.alarm_list()
+            except VitrageAwayError as error:
+                seen = str(error)
+            else:
+                if wanted(rows):
+                    return rows
+                seen = f"it lists {[(row.get('name'), row.get('severity')) for row in rows]}"
             if time.monotonic() > deadline:
-                seen = [(row.get("name"), row.get("severity")) for row in rows]
-                raise LabError(f"Vitrage does not get there within {timeout:g} s; it lists {seen}")
+                raise LabError(f"Vitrage does not get there within {timeout:g} s; {seen}")
             time.sleep(0.1)
+
+    def watch(self, seconds: float) -> Iterator[list[Row]]:
+        """Yield the alarms for so long, each time that the API answers; LabError if it never does.
+
+        One answer more may come after that time: a last look is always taken.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(VitrageAwayError):
+                yield self.alarm_list()
+            time.sleep(0.5)
+        yield self.alarms_now(seconds)
 
     def announce_instance(self, uuid: str, name: str, host: str, project: str) -> None:
         """Tell Vitrage of a VM, as Nova does when it has made one."""
@@ -215,7 +255,7 @@ class Vitrage:
         }
 
     def cli(self, *argv: str) -> str:
-        """Run the command line client; return what it prints."""
+        """Run the command line client; return what it prints. VitrageAwayError: it may later."""
         done = subprocess.run(
             self.cli_argv(*argv),
             env={**os.environ, **self.cli_env()},
@@ -224,7 +264,9 @@ class Vitrage:
             timeout=60,
         )
         if done.returncode:
-            raise LabError(f"vitrage {' '.join(argv)} fails: {done.stderr.strip()}")
+            away = re.search("HTTP 50[0-4]", done.stderr)
+            kind = VitrageAwayError if away else LabError
+            raise kind(f"vitrage {' '.join(argv)} fails: {done.stderr.strip()}")
         return done.stdout
 
     @property
@@ -251,10 +293,16 @@ class Vitrage:
 
     def _answers(self) -> bool:
         try:
-            self._get("/v1/alarm?all_tenants=1&vitrage_id=all")
-        except LabError:
+            self.alarm_list()
+        except VitrageAwayError:
             return False
         return True
+
+    def _list(self, path: str, headers: Mapping[str, str] = _HEADERS) -> list[Row]:
+        rows = self._get(path, headers)
+        if not isinstance(rows, list):
+            raise LabError(f"Vitrage lists no alarms but {rows!r}")
+        return rows
 
     def _get(self, path: str, headers: Mapping[str, str] = _HEADERS) -> Any:
         request = urllib.request.Request(self.endpoint + path, headers=dict(headers))
@@ -263,7 +311,9 @@ class Vitrage:
                 return json.load(answer)
         except (OSError, ValueError) as error:
             log = self.directory / "vitrage-api.log"
-            raise LabError(f"Vitrage's API does not answer {path}: {error}; see {log}") from error
+            raise VitrageAwayError(
+                f"Vitrage's API does not answer {path}: {error}; see {log}"
+            ) from error
 
     def _notify_as_nova(self, event: str, uuid: str, name: str, host: str, project: str) -> None:
         instance = {
