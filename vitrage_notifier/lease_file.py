@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The leases' copy on disk; while the disk fails the sweep does without, and says so once."""
+"""The leases' copy on disk, kept by one thread: a disk that hangs or fails holds up nobody.
+
+While it does, the sweep goes on in memory; the disk gets everything when it is back.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
+
+#: Seconds after which a disk that does not answer counts as one that does not work.
+PATIENCE = 5.0
+#: Seconds between two attempts on a disk that does not work.
+RETRY = 60.0
+#: Seconds in which changes are gathered: after an outage thousands of leases come at once.
+PACE = 0.2
 
 _VERSION = 1
 _SCHEMA = """
@@ -22,92 +34,182 @@ CREATE TABLE standing (
     payload TEXT NOT NULL
 );
 """
+#: Table -> its key, and the number of its columns.
+_TABLES = {"lease": ("id", 3), "host": ("name", 2), "standing": ("id", 4)}
 
 _LOG = logging.getLogger(__name__)
 
+#: A table's columns in their order, the key first.
 Row = tuple[Any, ...]
+_Key = tuple[str, str]
+_Changes = Mapping[_Key, Optional[Row]]
 
 
 class LeaseFile:
-    """One connection to the file, or none; as a context it is a transaction. Raises nothing."""
+    """Takes rows from one thread and never makes it wait, but for `start` and `close`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        #: All that the disk is to have.
+        self._rows: dict[_Key, Row] = {}
+        #: Keys that it does not have as above; None: nobody knows what it has.
+        self._unsaved: set[_Key] | None = None
+        #: What an earlier process left; None: not read yet, or taken over already.
+        self._found: dict[str, list[Row]] | None = None
+        self._loaded = False
+        self._stopping = False
+        #: Monotonic; None while the thread does not touch the disk.
+        self._busy_since: float | None = None
+        self._trouble = ""
+        self._told = False
+        self._news = threading.Condition()
         self._db: sqlite3.Connection | None = None
-        self._failing = False
-        self.open()
+        self._thread = threading.Thread(target=self._run, name="leases-disk", daemon=True)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether changes reach the disk."""
-        return self._db is not None
+    def start(self) -> None:
+        """Start the thread; return when it has read what is there, or has trouble."""
+        self._thread.start()
+        with self._news:
+            self._news.wait_for(lambda: self._loaded or self._trouble, PATIENCE)
 
-    def open(self) -> bool:
-        """Open the file, again if need be; return whether that is so."""
-        if self._db is None:
-            try:
-                self._db = _open(self._path)
-            except (OSError, sqlite3.Error) as problem:
-                self._fail(problem)
-        return self.is_open
+    def close(self) -> bool:
+        """Write what is left and end the thread; False when the disk holds it."""
+        with self._news:
+            self._stopping = True
+            self._news.notify_all()
+        self._thread.join(PATIENCE)
+        return not self._thread.is_alive()
 
-    def close(self) -> None:
-        """Release the file."""
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
+    def found(self) -> dict[str, list[Row]]:
+        """Return, once, the rows that an earlier process left, by table."""
+        with self._news:
+            found, self._found = self._found, None
+            self._news.notify_all()
+        return found or {}
 
-    def read(self, query: str, *parameters: object) -> list[Row]:
-        """Return what a query finds; nothing while the disk fails."""
-        try:
-            return self._db.execute(query, parameters).fetchall() if self._db else []
-        except sqlite3.Error as problem:
-            self._fail(problem)
-            return []
+    def put(self, table: str, *row: object) -> None:
+        """Add a row, or replace the one with its key."""
+        key = (table, str(row[0]))
+        with self._news:
+            self._rows[key] = row
+            self._change(key)
 
-    def write(self, statement: str, *parameters: object) -> None:
-        """Change one row."""
-        self.write_all(statement, [parameters])
+    def remove(self, table: str, key: str) -> None:
+        """Remove a row."""
+        with self._news:
+            self._rows.pop((table, key), None)
+            self._change((table, key))
 
-    def write_all(self, statement: str, rows: Iterable[Row]) -> None:
-        """Change many rows."""
-        try:
-            if self._db is not None:
-                self._db.executemany(statement, rows)
-        except sqlite3.Error as problem:
-            self._fail(problem)
-
-    def note_recovery(self) -> None:
-        """Say that the disk has everything again, if it has."""
-        if self._failing and self._db is not None:
-            self._failing = False
-            _LOG.warning("%s can be written again and has everything", self._path)
-
-    def __enter__(self) -> LeaseFile:
-        """Begin a transaction."""
-        return self
-
-    def __exit__(self, kind: object, problem: object, traceback: object) -> None:
-        """End it, whatever went wrong inside."""
-        try:
-            if self._db is not None:
-                self._db.commit()
-        except sqlite3.Error as failure:
-            self._fail(failure)
-
-    def _fail(self, problem: Exception) -> None:
-        try:
-            self.close()
-        except sqlite3.Error:
-            _LOG.debug("closing %s failed", self._path, exc_info=True)
-        if not self._failing:
-            self._failing = True
+    def tell(self) -> None:
+        """Say once that the disk fails, and once that it is well again."""
+        trouble = self._why_not()
+        if trouble and not self._told:
+            self._told = True
             _LOG.error(
                 "%s: %s; goes on in memory, and forgets all when it ends: put the disk right, or "
                 "remove the file to begin anew",
                 self._path,
-                problem,
+                trouble,
             )
+        elif self._told and not trouble and self._unsaved == set():
+            self._told = False
+            _LOG.warning("%s can be written again and has everything", self._path)
+
+    def _why_not(self) -> str:
+        since = self._busy_since
+        if not self._trouble and since is not None and time.monotonic() - since > PATIENCE:
+            return "the disk does not answer"
+        return self._trouble
+
+    def _change(self, key: _Key) -> None:
+        if self._unsaved is not None:
+            self._unsaved.add(key)
+            if len(self._unsaved) > 2 * len(self._rows) + 1000:
+                # Mostly what came and went while the disk hung.
+                self._unsaved = None
+        self._news.notify_all()
+
+    # -- the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._await_work():
+            self._work()
+        if self._has_work():
+            self._work()
+        self._close()
+
+    def _await_work(self) -> bool:
+        """Return when there is work for the disk; False when it is time to end."""
+        with self._news:
+            if self._trouble:
+                self._news.wait_for(lambda: self._stopping, RETRY)
+            self._news.wait_for(lambda: self._stopping or self._has_work())
+            if self._loaded:
+                self._news.wait_for(lambda: self._stopping, PACE)
+            return not self._stopping
+
+    def _has_work(self) -> bool:
+        if not self._loaded:
+            return True
+        # What was found is still to be compared with what was heard meanwhile.
+        return self._found is None and (self._unsaved is None or bool(self._unsaved))
+
+    def _work(self) -> None:
+        self._busy_since = time.monotonic()
+        try:
+            self._db = self._db or _open(self._path)
+            if self._loaded:
+                self._save(self._db)
+            else:
+                self._load(self._db)
+        except (OSError, sqlite3.Error) as problem:
+            self._close()
+            trouble = str(problem)
+        else:
+            trouble = ""
+        with self._news:
+            self._busy_since = None
+            self._trouble = trouble
+            if trouble:
+                self._unsaved = None
+            self._news.notify_all()
+
+    def _load(self, db: sqlite3.Connection) -> None:
+        found = {table: db.execute(f"SELECT * FROM {table}").fetchall() for table in _TABLES}  # noqa: S608
+        with self._news:
+            self._found = found
+            self._loaded = True
+
+    def _save(self, db: sqlite3.Connection) -> None:
+        with self._news:
+            unsaved, self._unsaved = self._unsaved, set()
+            changes: _Changes = (
+                dict(self._rows)
+                if unsaved is None
+                else {key: self._rows.get(key) for key in unsaved}
+            )
+        with db:
+            if unsaved is None:
+                for table in _TABLES:
+                    db.execute(f"DELETE FROM {table}")  # noqa: S608
+            _write(db, changes)
+
+    def _close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except sqlite3.Error:
+                _LOG.debug("closing %s failed", self._path, exc_info=True)
+
+
+def _write(db: sqlite3.Connection, changes: _Changes) -> None:
+    for table, (key, columns) in _TABLES.items():
+        gone = [(id_,) for (where, id_), row in changes.items() if where == table and row is None]
+        there = [row for (where, _), row in changes.items() if where == table and row is not None]
+        places = ", ".join("?" * columns)
+        db.executemany(f"DELETE FROM {table} WHERE {key} = ?", gone)  # noqa: S608
+        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", there)  # noqa: S608
 
 
 def knows_host(path: Path, host: str) -> bool | None:

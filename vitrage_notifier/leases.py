@@ -13,6 +13,7 @@ caller owns the clock, which is monotonic.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,9 +40,11 @@ MAX_TERM = 86400.0
 #: Longest id and host name in characters, and longest payload in bytes of JSON.
 MAX_NAME = 255
 MAX_PAYLOAD = 2048
+#: How deep lists and objects may lie in one another; ours do three levels deep. Beyond some
+#: hundred levels, Python reads and writes no JSON.
+MAX_DEPTH = 8
 
-#: Seconds between two attempts on a disk that fails.
-RETRY = 60.0
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -103,13 +106,13 @@ class Leases:
         self._hosts: dict[str, _Host] = {}
         self._standing: dict[str, Standing] = {}
         self._file = LeaseFile(path)
-        self._loaded = False
-        self._retry_at = now + RETRY
-        self._load(now)
+        self._file.start()
+        self._look_after_disk(now)
 
     def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+        """Write what is left, and release the file."""
+        if not self._file.close():
+            _LOG.error("the disk does not answer: what it lacks is lost")
 
     def hear(self, event_type: str, payload: object, now: float) -> None:
         """Take one event from the bus; what is not ours, or makes no sense, is passed over."""
@@ -121,13 +124,12 @@ class Leases:
         host = _name(vmhb.get("host"))
         if not host or payload.get("type_instance") == ENGINE_SILENT:
             return
-        with self._file:
-            if event_type == SIGN_OF_LIFE:
-                self._sign_of_life(host, _term(vmhb.get("period")), now)
-            elif event_type == RETIRED:
-                self._retire(host, now)
-            elif event_type.startswith("collectd.alarm."):
-                self._alarm(payload, _term(vmhb.get("lease")), now)
+        if event_type == SIGN_OF_LIFE:
+            self._sign_of_life(host, _term(vmhb.get("period")), now)
+        elif event_type == RETIRED:
+            self._retire(host, now)
+        elif event_type.startswith("collectd.alarm."):
+            self._alarm(payload, _term(vmhb.get("lease")), now)
 
     def vouch_for_all(self, now: float, grace: float) -> None:
         """Give everybody a full term after `grace` seconds: until now we could not hear them."""
@@ -151,7 +153,7 @@ class Leases:
         standing.told = True
         standing.due = now + self._repeat
         if standing.until is not None and standing.due > standing.until:
-            self._withdraw(standing.id)
+            self._forget(standing.id)
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many alarms are vouched for, how many hosts speak, and how many are silent."""
@@ -166,20 +168,22 @@ class Leases:
             return
         if term == 0.0:
             if self._leases.pop(id_, None) is not None:
-                self._file.write("DELETE FROM lease WHERE id = ?", id_)
+                self._file.remove("lease", id_)
             return
         if id_ in self._standing:
             # We gave it up, and its host did not.
-            self._withdraw(id_)
+            self._forget(id_)
         known = self._leases.get(id_)
         if known is not None and known.term == term:
             known.ends = now + term
+            return
+        if not _is_shallow(payload, MAX_DEPTH):
             return
         text = json.dumps(payload)
         if len(text) > MAX_PAYLOAD or (known is None and len(self._leases) >= MAX_LEASES):
             return
         self._leases[id_] = _Lease(term, text, now + term)
-        self._file.write("INSERT OR REPLACE INTO lease VALUES (?, ?, ?)", id_, term, text)
+        self._file.put("lease", id_, term, text)
 
     def _sign_of_life(self, name: str, period: float | None, now: float) -> None:
         if not period:
@@ -188,42 +192,38 @@ class Leases:
         if known is None and len(self._hosts) >= MAX_HOSTS:
             return
         if known is None or known.period != period:
-            self._file.write("INSERT OR REPLACE INTO host VALUES (?, ?)", name, period)
+            self._file.put("host", name, period)
         self._hosts[name] = _Host(period, now + SILENT_PERIODS * period)
         self._end_silence(name, now)
 
     def _retire(self, name: str, now: float) -> None:
         if self._hosts.pop(name, None) is not None:
-            self._file.write("DELETE FROM host WHERE name = ?", name)
+            self._file.remove("host", name)
             self._end_silence(name, now)
 
     # -- what follows from it ---------------------------------------------------------------
 
     def _end_leases(self, now: float) -> None:
         ended = [id_ for id_, lease in self._leases.items() if lease.ends <= now]
-        if not ended:
-            return
-        with self._file:
-            for id_ in ended:
-                payload = json.loads(self._leases.pop(id_).payload)
-                payload["severity"] = "OK"
-                payload["vmhb"]["lease"] = 0.0
-                self._file.write("DELETE FROM lease WHERE id = ?", id_)
-                self._tell_ok(id_, payload, now)
-            self._forget_oldest_oks()
+        for id_ in ended:
+            payload = json.loads(self._leases.pop(id_).payload)
+            payload["severity"] = "OK"
+            payload["vmhb"]["lease"] = 0.0
+            self._file.remove("lease", id_)
+            self._tell_ok(id_, payload, now)
+        self._forget_oldest_oks()
 
     def _find_silence(self, now: float) -> None:
         told = {each.silent_host for each in self._standing.values()}
         silent = [
             name for name, host in self._hosts.items() if host.ends <= now and name not in told
         ]
-        with self._file:
-            for name in silent:
-                alarm = Alarm(
-                    str(uuid.uuid4()), 1, Subject(name, "", ENGINE_SILENT), "FAILURE", self._wall()
-                )
-                event_type, payload = alarm.event(True, 2 * self._repeat)
-                self._tell(Standing(alarm.id, event_type, json.dumps(payload), name, now, None))
+        for name in silent:
+            alarm = Alarm(
+                str(uuid.uuid4()), 1, Subject(name, "", ENGINE_SILENT), "FAILURE", self._wall()
+            )
+            event_type, payload = alarm.event(True, 2 * self._repeat)
+            self._tell(Standing(alarm.id, event_type, json.dumps(payload), name, now, None))
 
     def _end_silence(self, name: str, now: float) -> None:
         for standing in [each for each in self._standing.values() if each.silent_host == name]:
@@ -241,59 +241,34 @@ class Leases:
 
     def _tell(self, standing: Standing) -> None:
         self._standing[standing.id] = standing
-        self._file.write(
-            "INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)",
+        self._file.put(
+            "standing",
             standing.id,
             standing.silent_host,
             standing.event_type,
             standing.payload,
         )
 
-    def _withdraw(self, id_: str) -> None:
-        with self._file:
-            self._forget(id_)
-
     def _forget(self, id_: str) -> None:
         del self._standing[id_]
-        self._file.write("DELETE FROM standing WHERE id = ?", id_)
-
-    def _load(self, now: float) -> None:
-        if not self._file.is_open:
-            return
-        leases = "SELECT id, term, payload FROM lease LIMIT ?"
-        for id_, term, text in self._file.read(leases, MAX_LEASES):
-            self._leases.setdefault(id_, _Lease(term, text, now + term))
-        for name, period in self._file.read("SELECT name, period FROM host"):
-            self._hosts.setdefault(name, _Host(period, now + SILENT_PERIODS * period))
-        for id_, host, event_type, text in self._file.read("SELECT * FROM standing"):
-            until = now + self._repeat_for if host is None else None
-            if id_ not in self._leases:
-                standing = Standing(id_, event_type, text, host, now, until)
-                self._standing.setdefault(id_, standing)
-        self._loaded = self._file.is_open
+        self._file.remove("standing", id_)
 
     def _look_after_disk(self, now: float) -> None:
-        """Write everything anew when the disk is back: nobody knows what it has."""
-        if self._file.is_open or now < self._retry_at:
-            return
-        self._retry_at = now + RETRY
-        if not self._file.open():
-            return
-        if not self._loaded:
-            self._load(now)
-        with self._file as file:
-            for table in ("lease", "host", "standing"):
-                file.write(f"DELETE FROM {table}")  # noqa: S608
-            leases = [(id_, each.term, each.payload) for id_, each in self._leases.items()]
-            file.write_all("INSERT INTO lease VALUES (?, ?, ?)", leases)
-            hosts = [(name, each.period) for name, each in self._hosts.items()]
-            file.write_all("INSERT INTO host VALUES (?, ?)", hosts)
-            standing = [
-                (id_, each.silent_host, each.event_type, each.payload)
-                for id_, each in self._standing.items()
-            ]
-            file.write_all("INSERT INTO standing VALUES (?, ?, ?, ?)", standing)
-        file.note_recovery()
+        """Take over what an earlier process left, as soon as the disk gives it."""
+        self._file.tell()
+        found = self._file.found()
+        for id_, term, text in found.get("lease", ())[:MAX_LEASES]:
+            if id_ not in self._leases:
+                self._leases[id_] = _Lease(term, text, now + term)
+                self._file.put("lease", id_, term, text)
+        for name, period in found.get("host", ()):
+            if name not in self._hosts:
+                self._hosts[name] = _Host(period, now + SILENT_PERIODS * period)
+                self._file.put("host", name, period)
+        for id_, host, event_type, text in found.get("standing", ()):
+            if id_ not in self._leases and id_ not in self._standing:
+                until = now + self._repeat_for if host is None else None
+                self._tell(Standing(id_, event_type, text, host, now, until))
 
 
 def _name(value: object) -> str:
@@ -306,3 +281,11 @@ def _term(value: object) -> float | None:
         return None
     # Written so that NaN is none, either.
     return float(value) if 0.0 <= value <= MAX_TERM else None
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    """Whether lists and objects lie in one another no deeper than that."""
+    if not isinstance(value, (Mapping, list)):
+        return True
+    members = value.values() if isinstance(value, Mapping) else value
+    return levels > 0 and all(_is_shallow(each, levels - 1) for each in members)

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vitrage_notifier import lease_file
 from vitrage_notifier import leases as leases_module
 from vitrage_notifier.alarm import Alarm, Event, Subject, sign_of_life
-from vitrage_notifier.lease_file import knows_host
-from vitrage_notifier.leases import MAX_TERM, RETIRED, RETRY, Leases
+from vitrage_notifier.lease_file import LeaseFile, knows_host
+from vitrage_notifier.leases import MAX_TERM, RETIRED, Leases
 
 VM = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 TERM, PERIOD, REPEAT, REPEAT_FOR = 120.0, 60.0, 30.0, 100.0
@@ -160,29 +162,92 @@ def test_all_that_may_be_remembered_fits_into_the_units_memory() -> None:
     assert entries * (leases_module.MAX_PAYLOAD + 1024) < (int(megabytes) - 150) << 20
 
 
+def wait_for_disk(scene: Scene) -> None:
+    """Return when the disk has everything."""
+    file = scene.leases._file
+    with file._news:
+        assert file._news.wait_for(lambda: file._unsaved == set() and not file._busy_since, 20)
+
+
 def test_a_disk_that_fails_is_said_once_and_gets_everything_when_it_is_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lease_file, "RETRY", 0.02)
+    monkeypatch.setattr(lease_file, "PACE", 0.0)
     path = tmp_path / "sweep.sqlite"
     path.write_text("this is no database, " * 100)
     scene = Scene(path)
     scene.hear(LOST.event(True, TERM))
     scene.hear(alive("compute-2"))
-    scene.now += RETRY
-    assert scene.send() == []
+    for _ in range(3):
+        assert scene.send() == []
     (failing,) = caplog.records
     assert "goes on in memory" in failing.getMessage()
 
     path.unlink()
-    scene.now += RETRY - 1
-    scene.hear(LOST.event(True, TERM))
-    scene.now += 1
+    read(scene)
+    wait_for_disk(scene)
     assert scene.send() == []
     assert "has everything" in caplog.records[-1].getMessage()
     assert (knows_host(path, "compute-2"), knows_host(path, "compute-9")) == (True, False)
     scene.restart()
     assert scene.leases.counts() == (1, 1, 0)
     scene.leases.close()
+
+
+def read(scene: Scene) -> None:
+    """Return when the disk has said what is there, and that was taken over."""
+    file = scene.leases._file
+    with file._news:
+        assert file._news.wait_for(lambda: file._loaded, 20)
+    assert scene.send() == []
+
+
+def test_a_disk_that_hangs_holds_up_nobody_and_is_heard_when_it_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Scene(tmp_path / "sweep.sqlite")
+    before.hear(alive("compute-9"))
+    before.leases.close()
+    answers = threading.Event()
+    open_ = lease_file._open
+
+    def hang(path: Path) -> sqlite3.Connection:
+        answers.wait()
+        return open_(path)
+
+    monkeypatch.setattr(lease_file, "_open", hang)
+    monkeypatch.setattr(lease_file, "PATIENCE", 0.01)
+    monkeypatch.setattr(lease_file, "PACE", 0.0)
+    scene = Scene(tmp_path / "sweep.sqlite")
+    scene.hear(LOST.event(True, TERM))
+    scene.now += TERM
+    assert scene.send() == [("collectd.alarm.ok", "i.1")]
+    scene.send()
+    (failing,) = caplog.records
+    assert "the disk does not answer; goes on in memory" in failing.getMessage()
+    assert scene.leases.counts() == (0, 0, 0)
+
+    monkeypatch.setattr(lease_file, "PATIENCE", 20.0)
+    answers.set()
+    read(scene)
+    wait_for_disk(scene)
+    scene.send()
+    assert "has everything" in caplog.records[-1].getMessage()
+    assert scene.leases.counts() == (0, 1, 0), "what an earlier sweep left is known as well"
+    scene.restart()
+    assert [id_ for _, id_ in scene.send()] == ["i.1"]
+    scene.leases.close()
+
+
+def test_what_comes_and_goes_while_the_disk_hangs_does_not_pile_up(tmp_path: Path) -> None:
+    file = LeaseFile(tmp_path / "sweep.sqlite")
+    file._unsaved = set()
+    for number in range(5000):
+        file.put("host", f"compute-{number}", 60.0)
+        file.remove("host", f"compute-{number}")
+    assert len(file._unsaved or ()) <= 1001
+    assert file._rows == {}
 
 
 def test_a_disk_that_fails_on_the_way_ends_nothing(scene: Scene) -> None:
@@ -266,6 +331,18 @@ def test_time_in_which_we_could_not_hear_does_not_count(scene: Scene) -> None:
 def test_what_makes_no_sense_is_passed_over(scene: Scene, change: dict[str, Any]) -> None:
     event_type, payload = LOST.event(True, TERM)
     scene.hear((event_type, {**payload, **change}))
+    assert scene.leases.counts() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("depth", [9, 300, 900, 100_000])
+def test_what_is_nested_too_deeply_is_passed_over(scene: Scene, depth: int) -> None:
+    nested: list[object] = []
+    for _ in range(depth):
+        nested = [nested]
+    event_type, payload = LOST.event(True, TERM)
+    scene.hear((event_type, {**payload, "filler": nested}))
+    scene.now += TERM
+    assert scene.send() == []
     assert scene.leases.counts() == (0, 0, 0)
 
 
