@@ -171,7 +171,22 @@ class Desk:
             ],
         }
 
+    def is_telling(self) -> bool:
+        """Whether faults of this host leave it now."""
+        books = self._books
+        return books.settings.mode is Mode.REPORT and books.reporter.window("") is None
+
     # -- done by the loop, for whoever asks -------------------------------------------------
+
+    def ping(self) -> Future[None]:
+        """Has the loop answer when it comes to it; does not wait for that."""
+        asked = Asked(lambda now: None)
+        self._post(asked)
+        return asked.result
+
+    def say_again(self) -> None:
+        """Has the loop repeat every open fault and list them all; does not wait for that."""
+        self._post(Asked(lambda now: self._books.reporter.handshake()))
 
     def explain(self, uuid: str) -> Values:
         """Returns all that is known of one VM, as JSON values; LookupError for an unknown one."""

@@ -15,8 +15,10 @@ import logging
 import logging.handlers
 import queue
 import resource
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import collectd
@@ -25,6 +27,7 @@ from collectd_vmhb.config import ConfigError, read_settings
 from collectd_vmhb.control import ControlError, ControlServer, answer
 from collectd_vmhb.policy_file import PolicyFile, PolicyReader
 from collectd_vmhb.publish import MESSAGE_MAX, PLUGIN, Note, cut
+from collectd_vmhb.pulse import Beat, Pulse
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import (
     State,
@@ -141,6 +144,8 @@ class Plugin:
         self._policies: PolicyReader | None = None
         self._control: ControlServer | None = None
         self._thread: threading.Thread | None = None
+        self._pulse: Pulse | None = None
+        self._told_stuck = False
         self._dispatcher = Dispatcher()
         self._listener: logging.handlers.QueueListener | None = None
 
@@ -177,7 +182,7 @@ class Plugin:
         self._dispatcher.release()
         if self._problem:
             # Not in init: other plugins may not listen yet.
-            dispatch(_off_note(self._problem))
+            dispatch(_host_note("failure", f"VM heartbeat is off on this host: {self._problem}"))
             self._problem = ""
         if self._engine is None:
             return
@@ -191,6 +196,10 @@ class Plugin:
                 ).dispatch(values=[sample.value])
         except Exception:
             log.exception("values not dispatched")
+        try:
+            self._feel_pulse(self._engine)
+        except Exception:
+            log.exception("the engine's loop is not looked after")
 
     def shutdown(self) -> None:
         """Ends every thread within a bounded time: collectd would wait for ever."""
@@ -213,6 +222,29 @@ class Plugin:
             _log_through(*self._listener.handlers)
         if self._lock is not None:
             self._lock.release()
+
+    def _feel_pulse(self, engine: Engine) -> None:
+        """Says, in the engine's place, that its loop is stuck, and that it is back."""
+        beat = self._pulse.look(time.monotonic()) if self._pulse else Beat.NOTHING_NEW
+        if beat is Beat.STUCK:
+            where = _where(self._thread)
+            log.error("the engine's loop stands still (%s)", where)
+            if engine.desk.is_telling():
+                self._told_stuck = True
+                self._dispatcher.put(
+                    _host_note(
+                        "failure",
+                        f"VM heartbeat: the engine stands still ({where}), no VM of this host is "
+                        "watched: restart collectd",
+                    )
+                )
+        elif beat is Beat.BACK:
+            log.warning("the engine's loop turns again")
+            if self._told_stuck:
+                self._told_stuck = False
+                self._dispatcher.put(_host_note("okay", "VM heartbeat: the engine is back"))
+                # What it had told of this host before is closed with it.
+                engine.desk.say_again()
 
     def _log_from_a_thread(self) -> None:
         """Keeps the engine from waiting for collectd's log, which may be on a slow disk."""
@@ -263,6 +295,7 @@ class Plugin:
         workers = (self._saver, self._dispatcher, self._thread, self._policies, self._hypervisor)
         for worker in workers:
             worker.start()
+        self._pulse = Pulse(engine.desk.ping)
         try:
             self._control = ControlServer(
                 settings.control_socket, lambda line: answer(engine.desk, line)
@@ -279,14 +312,24 @@ def _log_through(*handlers: logging.Handler) -> None:
     logging.getLogger("collectd_vmhb").handlers[:] = handlers
 
 
-def _off_note(problem: str) -> Note:
+def _host_note(severity: str, text: str) -> Note:
+    """Returns what is said without the engine, hence without an incident."""
     return Note(
         plugin_instance="",
         type_instance=ENGINE_IMPAIRED,
-        severity="failure",
-        message=cut(f"VM heartbeat is off on this host: {problem}", MESSAGE_MAX),
+        severity=severity,
+        message=cut(text, MESSAGE_MAX),
         time=time.time(),
     )
+
+
+def _where(thread: threading.Thread | None) -> str:
+    """Says what a thread of ours is doing."""
+    frame = sys._current_frames().get(thread.ident or 0) if thread else None
+    if frame is None:
+        return "its thread has ended"
+    code = frame.f_code
+    return f"in {code.co_name}, line {frame.f_lineno} of {Path(code.co_filename).name}"
 
 
 def _raise_descriptor_limit() -> None:

@@ -11,17 +11,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
 from collectd_vmhb.control import ask
+from collectd_vmhb.desk import Asked
 from collectd_vmhb.publish import Note
 from collectd_vmhb.state import StateLock
 from tests.fakes import collectd
 from tests.fakes.collectd import Config
+
+if TYPE_CHECKING:
+    from collectd_vmhb.engine import Engine
 
 #: libvirt's own driver for tests, with one domain that Nova did not make.
 NOWHERE = "test:///default"
@@ -286,6 +291,74 @@ def test_a_disk_that_does_not_take_the_state_is_a_fault_of_the_host(
     assert daemon.read()
     wait(lambda: ("engine-impaired", collectd.NOTIF_WARNING) in faults(daemon))
     assert "the state is not saved" in errors(daemon)
+
+
+def running(daemon: collectd.Daemon) -> Engine:
+    """The engine of a plugin that was started."""
+    read: Any = daemon.callbacks["read"]["python.vmhb"].function
+    engine: Engine = read.__self__._engine
+    return engine
+
+
+@contextmanager
+def standing_still(engine: Engine) -> Iterator[None]:
+    """Hold the loop's thread."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(now: float) -> None:
+        held.set()
+        go_on.wait()
+
+    engine.post(Asked(hold))
+    assert held.wait(10)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def test_an_engine_that_stands_still_is_told_and_repeats_everything_when_it_is_back(
+    daemon: collectd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collectd_vmhb.pulse.STUCK_AFTER", 0.0)
+    start(daemon, tmp_path)
+    daemon.read()
+    wait(lambda: faults(daemon))
+    with standing_still(running(daemon)):
+        for _ in range(10):
+            assert daemon.read()
+        wait(lambda: len(faults(daemon)) > 1)
+        assert faults(daemon)[1:] == [("engine-impaired", collectd.NOTIF_FAILURE)]
+        assert "stands still (in wait, line " in daemon.notifications[-1].message
+        assert "stands still" in errors(daemon)
+
+    def is_back() -> bool:
+        assert daemon.read()
+        return len(faults(daemon)) > 3
+
+    wait(is_back)
+    assert faults(daemon)[2:] == [
+        ("engine-impaired", collectd.NOTIF_OKAY),
+        ("open-faults", collectd.NOTIF_OKAY),
+    ]
+
+
+@pytest.mark.parametrize("why", ["observe", "maintenance"])
+def test_one_that_is_to_be_quiet_stands_still_in_the_log_alone(
+    daemon: collectd.Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr("collectd_vmhb.pulse.STUCK_AFTER", 0.0)
+    start(daemon, tmp_path, **({"Mode": "observe"} if why == "observe" else {}))
+    daemon.read()
+    wait(lambda: faults(daemon))
+    if why == "maintenance":
+        running(daemon).desk.pause("", 3600.0, "new firmware")
+    with standing_still(running(daemon)):
+        for _ in range(10):
+            assert daemon.read()
+        wait(lambda: "stands still" in errors(daemon))
+    wait(lambda: daemon.read() and "turns again" in str(daemon.log))
+    assert {name for name, _ in faults(daemon)} == {"open-faults"}
 
 
 def test_a_notification_that_nobody_takes_is_logged(plugin: ModuleType) -> None:
