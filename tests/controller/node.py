@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sysconfig
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.lab import unixsock
 from tests.lab.layout import ROOT
 
 #: Period of re-sending on these nodes; a lease is two of them.
@@ -95,32 +95,29 @@ class Node:
 
     def says(self, instance: str, fault: str, incident: str, severity: str = "failure") -> None:
         """What the engine says of one fault."""
-        self._put(severity, fault, f"plugin_instance={instance}", f"s:incident={incident}")
+        self._put(severity, fault, instance, incident=incident)
 
     def lists(self, incidents: Iterable[str]) -> None:
         """What the engine says after its start: what is open, and nothing else."""
         listed = json.dumps(list(incidents)).replace('"', '\\"')
-        meta = f's:handshake={os.urandom(8).hex()} s:part=1 s:parts=1 s:incidents="{listed}"'
-        self._put("okay", "open-faults", meta)
-
-    def _put(self, severity: str, fault: str, *more: str) -> None:
-        answer = self._ask(
-            f"PUTNOTIF severity={severity} time={time.time():.3f} host={self.host} plugin=vmhb "
-            f'type=gauge type_instance={fault} message="x" {" ".join(more)}'
+        self._put(
+            "okay",
+            "open-faults",
+            "",
+            handshake=os.urandom(8).hex(),
+            part="1",
+            parts="1",
+            incidents=f'"{listed}"',
         )
-        assert answer.startswith("0"), answer
+
+    def _put(self, severity: str, fault: str, vm: str, **meta: str) -> None:
+        unixsock.put_fault(self._socket, self.host, severity, fault, vm, **meta)
 
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.at / "collectd.log").read_text()
-        try:
-            return self._ask("LISTVAL") != ""
-        except OSError:
-            return False
+        return unixsock.answers(self._socket)
 
-    def _ask(self, line: str) -> str:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
-            connection.connect(str(self.at / "collectd.sock"))
-            connection.sendall(line.encode() + b"\n")
-            return connection.recv(4096).decode()
+    @property
+    def _socket(self) -> Path:
+        return self.at / "collectd.sock"

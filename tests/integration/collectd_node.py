@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any, Callable
 from xml.sax.saxutils import escape
 
 from tests.integration.stand_in import Mode, StandIn
+from tests.lab import unixsock
 
 REPOSITORY = Path(__file__).parents[2]
 COLLECTD = Path("/usr/sbin/collectd")
@@ -260,6 +260,12 @@ class Node:
         """Returns collectd's log."""
         return (self.directory / "node.log").read_text()
 
+    def errors(self) -> list[str]:
+        """Returns the log's lines that tell of an error."""
+        lines = [line for line in self.log().splitlines() if "[error]" in line]
+        # collectd names the thread of a connection to its socket, which may be gone by then.
+        return [line for line in lines if "set_thread_name" not in line]
+
     def rss(self) -> int:
         """Returns the daemon's resident memory in bytes."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
@@ -267,22 +273,11 @@ class Node:
 
     def answers(self) -> bool:
         """Whether collectd's socket answers."""
-        try:
-            self.ask("LISTVAL")
-        except OSError:
-            return False
-        return True
+        return unixsock.answers(self.directory / "node.sock")
 
     def ask(self, line: str) -> list[str]:
         """Sends a command to collectd's socket and returns the lines of the answer."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
-            connection.connect(str(self.directory / "node.sock"))
-            with connection.makefile("rw") as stream:
-                stream.write(line + "\n")
-                stream.flush()
-                count = int(stream.readline().split(" ")[0])
-                return [stream.readline().rstrip() for _ in range(count)]
+        return unixsock.ask(self.directory / "node.sock", line)
 
     def value(self, vm: Vm, name: str) -> float:
         """Returns a value of a VM as it was dispatched last, NaN if there was none."""

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sysconfig
@@ -16,7 +15,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
+
+from tests.lab import unixsock
 
 COLLECTD = "/usr/sbin/collectd"
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,10 @@ LoadPlugin python
   ModulePath "{site_packages}"
   ModulePath "{root}"
   LogTraces true
+  Import "tests.lab.stopwatch"
+  <Module stopwatch>
+    Path "{at}/stopwatch.jsonl"
+  </Module>
   Import "vitrage_notifier.plugin"
   <Module vitrage_notifier>
     StateDir "{at}/state"
@@ -62,6 +67,18 @@ LoadPlugin unixsock
   DeleteSocket true
 </Plugin>
 """
+
+
+class Held(NamedTuple):
+    """How long one notification held its thread, in seconds; see `tests.lab.stopwatch`."""
+
+    seconds: float
+    without_processor: float
+
+    @property
+    def by_us(self) -> float:
+        """What was not the machine's doing."""
+        return self.seconds - self.without_processor
 
 
 def wait_for(ready: Callable[[], object], failure: Callable[[], str], timeout: float = 20) -> None:
@@ -152,17 +169,10 @@ class Collectd:
 
     def answers(self) -> bool:
         assert self.process is None or self.process.poll() is None, self.log()
-        try:
-            return self.ask("LISTVAL") != ""
-        except OSError:
-            return False
+        return unixsock.answers(self._socket)
 
-    def ask(self, line: str) -> str:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
-            connection.connect(str(self.at / "collectd.sock"))
-            connection.sendall(line.encode() + b"\n")
-            return connection.recv(4096).decode()
+    def ask(self, line: str) -> list[str]:
+        return unixsock.ask(self._socket, line)
 
     def notify(
         self, severity: str, fault: str = "heartbeat-lost", incident: str = "i", vm: str = VM
@@ -188,13 +198,11 @@ class Collectd:
 
     def put(self, severity: str, fault: str, vm: str, **meta: str) -> None:
         """Dispatch a notification of plugin vmhb."""
-        instance = f"plugin_instance={vm} " if vm else ""
-        answer = self.ask(
-            f"PUTNOTIF severity={severity} time={time.time():.3f} host=compute-1 plugin=vmhb "
-            f'{instance}type=gauge type_instance={fault} message="no answer" '
-            + " ".join(f"s:{key}={value}" for key, value in meta.items())
-        )
-        assert answer.startswith("0"), answer
+        unixsock.put_fault(self._socket, "compute-1", severity, fault, vm, **meta)
+
+    @property
+    def _socket(self) -> Path:
+        return self.at / "collectd.sock"
 
     def log(self, name: str = "collectd.log") -> str:
         path = self.at / name
@@ -210,6 +218,12 @@ class Collectd:
         """Return the last of them; NaN before the first."""
         values = self.values(name)
         return values[-1] if values else float("nan")
+
+    def held(self) -> list[Held]:
+        """How long each notification held the thread that dispatched it."""
+        text = (self.at / "stopwatch.jsonl").read_text()
+        # What follows the last newline is still being written.
+        return [Held(*json.loads(line)) for line in text.split("\n")[:-1]]
 
     def outbox(self) -> list[tuple[str, str, str]]:
         path = self.at / "state" / "outbox.sqlite"

@@ -7,12 +7,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import Any, Callable, Protocol
 
-from tests.lab import processes
+from tests.lab import processes, unixsock
 from tests.lab.layout import NODE_VENV, LabError, require
 
 Row = dict[str, Any]
@@ -97,7 +96,7 @@ class Collectd:
         daemon = processes.spawn(argv, output)
         (self.directory / "daemon.pid").write_text(f"{daemon.pid}\n")
         processes.wait_until(
-            lambda: self._answers() or daemon.exit_status() is not None,
+            lambda: unixsock.answers(self._socket) or daemon.exit_status() is not None,
             timeout,
             f"collectd does not answer: see {self.log} and {output}",
         )
@@ -126,17 +125,7 @@ class Collectd:
 
     def ask(self, line: str) -> list[str]:
         """Send a command to its socket (LISTVAL, GETVAL "…", PUTNOTIF …); return the answer."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
-            connection.connect(str(self._node.root / "run/collectd/collectd.sock"))
-            stream = connection.makefile("rw")
-            stream.write(line + "\n")
-            stream.flush()
-            status = stream.readline().rstrip()
-            count = int(status.partition(" ")[0])
-            if count < 0:
-                raise LabError(f"collectd refuses {line!r}: {status}")
-            return [stream.readline().rstrip() for _ in range(count)]
+        return unixsock.ask(self._socket, line)
 
     def notifications(self) -> list[Row]:
         """All that were dispatched since the node was made, oldest first."""
@@ -169,9 +158,6 @@ class Collectd:
             _CONF.format(hostname=self._node.hostname, site_packages=site_packages) + conf
         )
 
-    def _answers(self) -> bool:
-        try:
-            self.ask("LISTVAL")
-        except OSError:
-            return False
-        return True
+    @property
+    def _socket(self) -> Path:
+        return self._node.root / "run/collectd/collectd.sock"
