@@ -152,6 +152,8 @@ class Engine:
         self._selector.register(self._wakes, selectors.EVENT_READ, None)
         self._discovery = Discovery()
         self._watches: dict[str, Watch] = {}
+        #: Who rebooted before libvirt has told of it otherwise.
+        self._early_reboots: set[str] = set()
         self._timers: list[tuple[float, int, Watch]] = []
         self._order = itertools.count()
         self._awareness = Awareness()
@@ -324,6 +326,9 @@ class Engine:
         else:
             watch = self._watches.get(finding.uuid)
             if watch is None:
+                if isinstance(finding, Rebooted):
+                    # Perhaps the answer that makes it known is still on its way.
+                    self._early_reboots.add(finding.uuid)
                 return
             if isinstance(finding, Rebooted):
                 self._attend(watch, lambda watch, now: watch.monitor.rebooted(now), now)
@@ -336,6 +341,7 @@ class Engine:
         self._contact.answered(now)
         for change in self._discovery.scanned(scanned.domains, scanned.unreadable):
             self._review_and_survive(change, now)
+        self._early_reboots.clear()
         for watch in list(self._watches.values()):
             self._provision(watch, now, fresh=False)
         if DISK in self._impairments:
@@ -357,6 +363,7 @@ class Engine:
     def _on_looked(self, looked: Looked, now: float) -> None:
         for change in self._discovery.looked(looked.uuid, looked.domain):
             self._review_and_survive(change, now)
+        self._early_reboots.discard(looked.uuid)
         watch = self._watches.get(looked.uuid)
         if watch is not None and watch.reprieve.answered(now):
             self._catch_up(watch, now)
@@ -465,7 +472,12 @@ class Engine:
         grace = self._settings.grace_after_resume if expected else policy.grace_period
         self._attaching.forget(domain.uuid)
         watch = self._watches[domain.uuid] = Watch(domain, policy, monitor)
+        if earlier is not None and domain.guest_has_open(policy.channel) is False:
+            # It may have rebooted while nobody looked: an agent that hangs keeps its port open.
+            grace = max(grace, self._settings.grace_after_reboot)
         monitor.start(now, max(grace, forgiven - now), expected)
+        if domain.uuid in self._early_reboots:
+            monitor.rebooted(now)
         return watch
 
     def _forget(

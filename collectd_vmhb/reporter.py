@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fault events -> incidents -> disk -> notifications, in this order.
 
-A notification leaves only after what it says is on disk: an engine that dies in between repeats
-it under the same incident, and none that never was on disk can stay open for ever.
+A notification leaves after what it says is on disk: an engine that dies in between repeats it
+under the same incident, and none that never was on disk can stay open for ever. A disk that takes
+longer than SAVE_WAIT delays no alarm further.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ log = logging.getLogger(__name__)
 
 #: Which VMs are established is saved that much later, together: it changes with every start.
 QUIET_SAVE = 1.0
-#: Seconds that a save may take: notifications wait for it.
+#: Seconds that a notification waits for its save; a disk that is well takes a few milliseconds.
+SAVE_WAIT = 0.05
+#: Seconds that a save may take before the disk is said to hang.
 SAVE_MAX = 5.0
 
 
@@ -63,6 +66,8 @@ class Reporter:
         #: The newest save that is not waited for any more, and until when the next one is.
         self._settled = 0
         self.save_by = math.inf
+        #: When what is unsaved leaves all the same.
+        self._leave_at = math.inf
         self._changed = False
         self._quiet_save_at: float | None = None
 
@@ -180,7 +185,8 @@ class Reporter:
         """When `turn` has something to do by itself."""
         own = (self._incidents.deadline, self._quiet_save_at)
         times = [at for at in own if at is not None]
-        times += [at for at in (self._maintenance.deadline, self.save_by) if at < math.inf]
+        others = (self._maintenance.deadline, self.save_by, self._leave_at)
+        times += [at for at in others if at < math.inf]
         return min(times, default=None)
 
     def turn(self, now: float) -> None:
@@ -198,6 +204,10 @@ class Reporter:
             self._hand_over()
         if self.save_by == math.inf and self._settled < self._number:
             self.save_by = now + SAVE_MAX
+        if now >= self._leave_at:
+            self._let_out(self._number)
+        elif self._unsaved and self._leave_at == math.inf:
+            self._leave_at = now + SAVE_WAIT
 
     def _hand_over(self) -> None:
         self._number += 1
@@ -219,13 +229,17 @@ class Reporter:
         """Lets everything out that was part of the save of this number, or of an earlier one."""
         self._settled = number
         self.save_by = math.inf
+        self._let_out(number)
+
+    def _let_out(self, number: int) -> None:
+        self._leave_at = math.inf
         while self._unsaved and self._unsaved[0][0] <= number:
             note = self._unsaved.popleft()[1]
             if not self._silent or note.type_instance == OPEN_FAULTS:
                 self._notify(note)
 
     def give_up_waiting(self, now: float) -> None:
-        """Lets out what waits for a disk that hangs, past `save_by`."""
+        """Waits no longer for a disk that hangs, past `save_by`."""
         self.turn(now)
         self.saved(self._number)
 

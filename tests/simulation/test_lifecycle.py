@@ -400,6 +400,36 @@ def test_collectd_restarted_while_vms_hang(cloud: Cloud) -> None:
     ]
 
 
+def test_reboot_while_collectd_is_away(cloud: Cloud) -> None:
+    node = host_of(cloud, 10)
+    booting, hanging = node.vms["vm-1"], node.vms["vm-2"]
+    booting.tells_port = hanging.tells_port = True
+    node.kill()
+    hanging.hang()
+    booting.reset(HOST.grace_after_reboot - 20.0)
+    cloud.run(10.0)
+    node.start()
+    cloud.run(HOST.grace_after_reboot)
+    assert [uuid for _, uuid, _, _ in node.alarms.raised] == [hanging.uuid]
+    assert node.health(booting.uuid) == "healthy"
+    node.kill()
+    booting.reset(None)
+    node.start()
+    cloud.run(HOST.grace_after_reboot + LATEST_OF_MANY + 1.7)
+    assert [uuid for _, uuid, _, _ in node.alarms.raised[1:]] == [booting.uuid], "it never came up"
+
+
+def test_reboot_in_the_moment_in_which_collectd_starts(cloud: Cloud) -> None:
+    node = host_of(cloud, 1)
+    (vm,) = node.vms.values()
+    node.kill()
+    node.start()
+    vm.reset(HOST.grace_after_reboot - 10.0)
+    cloud.run(HOST.grace_after_reboot + 10.0)
+    assert node.alarms.raised == []
+    assert node.health(vm.uuid) == "healthy"
+
+
 def test_migration_to_a_host_without_engine(cloud: Cloud) -> None:
     node, bare = host_of(cloud, 1), Node(cloud, HOST)
     (vm,) = node.vms.values()

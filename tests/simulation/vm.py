@@ -110,6 +110,8 @@ class Vm:
         self.state = DomainState.SHUT_OFF
         self.port: Port | None = None
         self.hung = False
+        #: Whether libvirt says if a process in the guest has the port open: not of a serial port.
+        self.tells_port = False
         self.agent: Session | None = None
         self.checks: dict[str, Status] = {}
         #: What the guest would do now, if it ran.
@@ -121,7 +123,10 @@ class Vm:
     @property
     def domain(self) -> Domain:
         """What libvirt says of it."""
-        channels = () if self.port is None else (ChannelDevice(CHANNEL, self.port.path),)
+        channels: tuple[ChannelDevice, ...] = ()
+        if self.port is not None:
+            opened = self.agent is not None if self.tells_port else None
+            channels = (ChannelDevice(CHANNEL, self.port.path, guest_open=opened),)
         return Domain(
             uuid=self.uuid,
             name=f"instance-{self.uuid}",

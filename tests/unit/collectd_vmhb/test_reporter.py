@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from collectd_vmhb.publish import Note
-from collectd_vmhb.reporter import QUIET_SAVE, SAVE_MAX, Reporter
+from collectd_vmhb.reporter import QUIET_SAVE, SAVE_MAX, SAVE_WAIT, Reporter
 from collectd_vmhb.state import State
 from collectd_vmhb.verdict import BAD_POLICY, FaultCleared, FaultRaised, Severity
 
@@ -72,10 +72,31 @@ def test_what_came_during_a_save_waits_for_its_own() -> None:
     assert [note.plugin_instance for note in world.heard] == ["a", "b"]
 
 
-def test_a_save_is_waited_for_and_after_that_everything_leaves() -> None:
+def test_a_slow_disk_delays_an_alarm_by_no_more_than_the_wait() -> None:
     world = World()
     world.raised("a", now=10.0)
     world.turn(10.0)
+    assert world.reporter.deadline == 10.0 + SAVE_WAIT
+    world.raised("b", now=10.0 + SAVE_WAIT / 2)
+    world.turn(10.0 + SAVE_WAIT / 2)
+    assert world.heard == []
+    world.turn(10.0 + SAVE_WAIT)
+    assert [note.plugin_instance for note in world.heard] == ["a", "b"]
+    world.cleared("a", now=11.0)
+    world.turn(11.0)
+    assert len(world.heard) == 2, "the next one waits as well"
+    world.turn(11.0 + SAVE_WAIT)
+    world.disk_is_done()
+    assert [note.plugin_instance for note in world.heard] == ["a", "b", "a"], "each leaves once"
+    world.turn(11.1)
+    assert world.reporter.deadline is None
+
+
+def test_a_disk_that_hangs_is_noticed_and_after_that_nothing_waits() -> None:
+    world = World()
+    world.raised("a", now=10.0)
+    world.turn(10.0)
+    world.turn(10.0 + SAVE_WAIT)
     assert world.reporter.deadline == world.reporter.save_by == 10.0 + SAVE_MAX
     world.raised("b", now=12.0)
     world.turn(12.0)
