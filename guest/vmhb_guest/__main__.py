@@ -29,6 +29,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run the agent until it is told to stop, or another command; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in _COMMANDS:
+        if not jobs.CAN_RUN:
+            sys.stderr.write("vmhb-guest: there is no `%s` on this system\n" % arguments[0])
+            return USAGE
         return _COMMANDS[arguments[0]](arguments[1:])
     return _be_agent(arguments)
 
@@ -59,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--port-name", type=_flag(config.port_name), help="virtio port (org.openstack.vmhb.0)"
     )
     parser.add_argument(
-        "--port-path", type=_flag(config.absolute_path), help="device to use instead of a port"
+        "--port-path", type=_flag(config.device), help="device to use instead of a port"
     )
     parser.add_argument(
         "--health-dir", type=_flag(config.absolute_path), help="(/etc/vmhb-guest/health.d)"

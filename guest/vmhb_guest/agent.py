@@ -46,6 +46,8 @@ class Agent:
         self._read_settings = read_settings
         self._port = Port(settings.port_name, settings.port_path or None)
         self._session = Session(socket.gethostname(), settings.interval)
+        if not jobs.CAN_RUN:
+            log.warning("this system cannot fork: the heartbeat alone, without checks")
         # Linux counts its monotonic clock from the boot, so a delay after that is a time.
         after_boot = settings.boot_delay
         # The audits have runs to themselves: health checks that hang must not hold them up.

@@ -2,7 +2,6 @@
 """Becomes a program, in a child: with a clean environment, and as the user it shall run as."""
 
 import os
-import pwd
 from typing import List, NamedTuple
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,6 +39,8 @@ def shell(line: str, name: str, user: str = "") -> Command:
 
 def _become(user: str) -> str:
     """Give up all rights but those of `user`; return the home directory."""
+    import pwd  # which Windows lacks
+
     entry = pwd.getpwnam(user)
     if entry.pw_uid != os.geteuid():
         os.initgroups(user, entry.pw_gid)

@@ -10,6 +10,7 @@ from .audits import DEFAULTS, Limits
 from .checks import Schedule
 from .directory import NAME, RESERVED, is_reserved
 from .status import Status
+from .tty import is_com
 
 DEFAULT_PATH = "/etc/vmhb-guest/vmhb-guest.conf"
 _PORT_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -71,6 +72,13 @@ def absolute_path(text: str) -> str:
     """Return `text` as an absolute path, or raise ValueError."""
     if not text.startswith("/"):
         raise ValueError("an absolute path expected")
+    return text
+
+
+def device(text: str) -> str:
+    """Return `text` as what the port is opened by, or raise ValueError."""
+    if not text.startswith("/") and not is_com(text):
+        raise ValueError("an absolute path or a COM port expected")
     return text
 
 
@@ -162,7 +170,7 @@ _AUDITS: Dict[str, Parse] = {
 }
 _AGENT: Dict[str, Parse] = {
     "port_name": port_name,
-    "port_path": absolute_path,
+    "port_path": device,
     "interval": _seconds(0.1, 60.0),
     "run_dir": absolute_path,
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says what the settings ask to be run: files of the health directory, commands, audits."""
 
+import os
 from typing import Callable, Dict
 
 from . import audits
@@ -10,6 +11,8 @@ from .config import OwnCheck, Settings
 from .directory import HealthDirectory
 
 Scan = Callable[[], Dict[str, Job]]
+#: Windows cannot fork, and no check is run in another way.
+CAN_RUN = hasattr(os, "fork")
 
 
 def health_checks(settings: Settings) -> Scan:
@@ -26,7 +29,7 @@ def health_checks(settings: Settings) -> Scan:
             jobs[name] = Job(shell(own.command, name, own.user).run, settings.schedule_of(name))
         return jobs
 
-    return scan
+    return scan if CAN_RUN else dict
 
 
 def os_audits(settings: Settings) -> Scan:
@@ -39,4 +42,4 @@ def os_audits(settings: Settings) -> Scan:
             if audits.available(kind)
         }
 
-    return scan
+    return scan if CAN_RUN else dict

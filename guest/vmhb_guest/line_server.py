@@ -178,6 +178,8 @@ def _read(peer: Peer, now: float) -> List[Event]:
 
 
 def _listen(path: str, mode: int) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no unix sockets")
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:

@@ -2,7 +2,7 @@
 """The agent's only loop: waits for port, parts, signals and time, and moves what they bring."""
 
 import math
-import select
+import selectors
 import signal
 from typing import Callable, List, Optional, Sequence
 
@@ -11,12 +11,15 @@ from .directory import CHECKS_MAX
 from .part import Part
 from .port import Port
 from .session import Session
-from .signals import SignalPipe
+from .signals import SignalPipe, known
 
 #: Seconds that the farewell may take to leave.
 FAREWELL = 1.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-WAKE_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
+STOP_SIGNALS = known("SIGTERM", "SIGINT")
+RELOAD_SIGNALS = known("SIGHUP")
+WAKE_SIGNALS = STOP_SIGNALS + RELOAD_SIGNALS + known("SIGCHLD")
+#: Not epoll: what is waited for changes from one time to the next.
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class Loop:
@@ -47,13 +50,13 @@ class Loop:
         """Work until a stop signal comes, then say goodbye; False if there was never a port."""
         while not self._is_vain(self._clock()):
             self._step(self._clock())
-            self._wait(signals, self._timeout(self._deadline()))
+            self._wait(signals, self._deadline())
             arrived = signals.take()
             for number in arrived:
                 if number in STOP_SIGNALS:
                     self._stop("stopped by %s" % signal.Signals(number).name)
                     return True
-            if signal.SIGHUP in arrived:
+            if not set(arrived).isdisjoint(RELOAD_SIGNALS):
                 self._reload()
         self._stop("no port")
         return False
@@ -108,29 +111,28 @@ class Loop:
         times = [part.deadline for part in self._parts]
         return min(times + [deadline for deadline in deadlines if deadline is not None])
 
-    def _timeout(self, deadline: float) -> Optional[int]:
-        """Return the milliseconds to wait, rounded up: waking too early would spin."""
-        if deadline == math.inf:
-            return None
-        return math.ceil(max(0.0, (deadline - self._clock()) * 1000))
-
-    def _wait(self, signals: SignalPipe, timeout_ms: Optional[int]) -> None:
-        poller = select.poll()
-        poller.register(signals.fileno(), select.POLLIN)
-        for part in self._parts:
-            for fileno in part.filenos():
-                poller.register(fileno, select.POLLIN)
-        port = self._port.fileno()
-        if port is not None:
-            poller.register(port, select.POLLIN | (select.POLLOUT if self._port.unwritten else 0))
-        poller.poll(timeout_ms)
+    def _wait(self, signals: SignalPipe, deadline: float) -> None:
+        with _Selector() as selector:
+            selector.register(signals.fileno(), selectors.EVENT_READ)
+            for part in self._parts:
+                for fileno in part.filenos():
+                    selector.register(fileno, selectors.EVENT_READ)
+            port = self._port.fileno()
+            if port is not None:
+                writes = selectors.EVENT_WRITE if self._port.unwritten else 0
+                selector.register(port, selectors.EVENT_READ | writes)
+            selector.select(self._timeout(deadline))
 
     def _wait_for_port(self, deadline: float) -> None:
-        port = self._port.fileno()
-        if port is not None:
-            poller = select.poll()
-            poller.register(port, select.POLLOUT)
-            poller.poll(self._timeout(deadline))
+        with _Selector() as selector:
+            port = self._port.fileno()
+            if port is not None:
+                selector.register(port, selectors.EVENT_WRITE)
+                selector.select(self._timeout(deadline))
+
+    def _timeout(self, deadline: float) -> Optional[float]:
+        """Return the seconds to wait, None for ever."""
+        return None if deadline == math.inf else max(0.0, deadline - self._clock())
 
     def _stop(self, reason: str) -> None:
         self._session.stop(reason)

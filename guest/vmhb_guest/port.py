@@ -12,13 +12,13 @@ import os
 from typing import Optional
 
 from . import log
+from .device import Device, open_device
 from .holder import holder_of
-from .tty import open_tty
 
 #: Seconds between two attempts to open the port or to find the host at its other end.
 RETRY = 0.5
-#: Bytes taken at a time.
-CHUNK = 65536
+#: Seconds between two looks at a device that cannot be polled.
+PACE = 0.05
 
 
 def find_port(name: str, root: str = "/") -> Optional[str]:
@@ -45,20 +45,11 @@ def _read_name(path: str) -> Optional[str]:
         return None
 
 
-def _open_device(path: str) -> int:
-    """Return a descriptor that does not block; raise OSError."""
-    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
-    if not os.isatty(fd):
-        return fd
-    os.close(fd)
-    return open_tty(path)
-
-
 class Port:
     """Keeps a port open through hot-plug, unplug and hosts that come and go.
 
-    A serial port, which is a tty, is the same with one difference: it cannot tell whether a host is
-    at its other end, and counts as connected while it is open.
+    A serial port is the same with one difference: it cannot tell whether a host is at its other
+    end, and counts as connected while it is open.
     """
 
     def __init__(self, name: str, path: Optional[str] = None, root: str = "/") -> None:
@@ -71,16 +62,16 @@ class Port:
         self._given_path = path
         self._root = root
         self._path = ""
-        self._fd: Optional[int] = None
+        self._device: Optional[Device] = None
         self._unwritten = b""
-        self._retry_at = -math.inf
+        self._look_at = -math.inf
         self._said = ""
         self._is_held = False
 
     @property
     def deadline(self) -> Optional[float]:
-        """When `read` should try again; None while connected."""
-        return None if self.connected else self._retry_at
+        """When `read` should try again; None while `fileno` can be polled instead."""
+        return self._look_at if self.fileno() is None else None
 
     @property
     def unwritten(self) -> bool:
@@ -89,24 +80,25 @@ class Port:
 
     def fileno(self) -> Optional[int]:
         """Return what to poll, or None when polling would spin or is impossible."""
-        return self._fd if self.connected else None
+        return self._device.fileno() if self._device and self.connected else None
 
     def read(self, now: float) -> bytes:
         """Return what the host sent, b"" for nothing; notice a host that came or went."""
-        if not self.connected and now < self._retry_at:
+        if not self.connected and now < self._look_at:
             return b""
-        self._retry_at = now + RETRY
-        if self._fd is None:
-            self._fd = self._open()
-        return b"" if self._fd is None else self._read(self._fd)
+        if self._device is None:
+            self._device = self._open()
+        data = b"" if self._device is None else self._read(self._device)
+        self._look_at = now + (PACE if self.connected else RETRY)
+        return data
 
     def write(self, data: bytes) -> None:
         """Write what the port takes now, after what waited from before, and keep the rest."""
         self._unwritten += data
-        if self._fd is None or not self._unwritten:
+        if self._device is None or not self._unwritten:
             return
         try:
-            written = os.write(self._fd, self._unwritten)
+            written = self._device.write(self._unwritten)
         except BlockingIOError:
             return
         except OSError as error:
@@ -118,11 +110,11 @@ class Port:
         """Let the port go."""
         self.connected = False
         self._unwritten = b""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._device is not None:
+            self._device.close()
+            self._device = None
 
-    def _open(self) -> Optional[int]:
+    def _open(self) -> Optional[Device]:
         path = self._given_path or find_port(self._name, self._root)
         if path is None:
             self._say("waiting for virtio port %s" % self._name)
@@ -130,16 +122,17 @@ class Port:
         self._path = path
         self.found = self.found or os.path.exists(path)
         try:
-            fd = _open_device(path)
+            device = open_device(path)
         except OSError as error:
             self._lose(error)
             return None
         self._is_held = False
-        return fd
+        self.found = True
+        return device
 
-    def _read(self, fd: int) -> bytes:
+    def _read(self, device: Device) -> bytes:
         try:
-            data = os.read(fd, CHUNK)
+            data = device.read()
         except BlockingIOError:
             self._connect()
             return b""

@@ -11,13 +11,15 @@ import signal
 import time
 from typing import Callable, Optional
 
+from .signals import known
+
 #: Bytes of output we keep; the first line of a plugin is far shorter. The rest is read and lost.
 OUTPUT_MAX = 8192
 _CHUNK = 65536
 #: What a child ends with when its body raised: the code of "unknown" among monitoring plugins.
 _RAISED = 3
 #: Those that Python ignores and programs expect. What the agent catches, exec gives back.
-_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+_IGNORED = known("SIGPIPE", "SIGXFSZ")
 
 
 class Process:

@@ -3,8 +3,9 @@
 
 import errno
 import os
+import re
 import stat
-import termios
+from typing import Any
 
 #: What to say to those who lack it.
 MISSING = (
@@ -13,11 +14,21 @@ MISSING = (
 )
 #: A virtual serial port has no speed; of a real one this is the fastest that is always there.
 BAUD = 115200
+_COM = re.compile(r"(\\\\\.\\)?COM[0-9]{1,3}", re.IGNORECASE)
 _READ_AT_LEAST = 6
 
 
+def is_com(path: str) -> bool:
+    """Tell whether this is how Windows names a serial port."""
+    return _COM.fullmatch(path) is not None
+
+
 def lacks_pyserial(path: str) -> bool:
-    """Tell whether the device is a terminal now, and cannot be used."""
+    """Tell whether the device is a serial port now, and cannot be used."""
+    return (is_com(path) or _is_terminal(path)) and not _is_there()
+
+
+def _is_terminal(path: str) -> bool:
     try:
         is_device = stat.S_ISCHR(os.stat(path).st_mode)
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY) if is_device else -1
@@ -27,19 +38,14 @@ def lacks_pyserial(path: str) -> bool:
         return False
     is_terminal = os.isatty(fd)
     os.close(fd)
-    return is_terminal and not _is_there()
+    return is_terminal
 
 
 def open_tty(path: str) -> int:
     """Return a descriptor for the terminal; raise OSError, EBUSY if another process has it."""
-    if not _is_there():
-        raise OSError(errno.ENOPKG, MISSING % path)
-    import serial  # type: ignore[import-untyped]
+    import termios  # which Windows lacks
 
-    try:
-        port = serial.Serial(path, BAUD, timeout=0, exclusive=True)
-    except serial.SerialException as error:
-        raise _os_error(error) from None
+    port = open_serial(path, exclusive=True)
     try:
         fd = os.dup(port.fileno())
     finally:
@@ -52,6 +58,18 @@ def open_tty(path: str) -> int:
     return fd
 
 
+def open_serial(path: str, **options: object) -> Any:
+    """Return a serial.Serial that does not wait when it reads; raise OSError as `open_tty` does."""
+    if not _is_there():
+        raise OSError(errno.ENODEV, MISSING % path)
+    import serial  # type: ignore[import-untyped]
+
+    try:
+        return serial.Serial(path, BAUD, timeout=0, **options)
+    except serial.SerialException as error:
+        raise os_error(error) from None
+
+
 def _is_there() -> bool:
     try:
         import serial  # noqa: F401
@@ -60,7 +78,11 @@ def _is_there() -> bool:
     return True
 
 
-def _os_error(error: OSError) -> OSError:
-    # Its lock, flock(2), is refused with "try again"; the kernel says EBUSY of an exclusive port.
-    number = error.errno or errno.EBUSY
+def os_error(error: OSError) -> OSError:
+    """Return pyserial's error with a number and a text.
+
+    Its lock, flock(2), is refused with "try again"; the kernel says EBUSY of an exclusive port.
+    Windows refuses access to a port that is open, and pyserial tells that in words alone.
+    """
+    number = error.errno or (errno.EBUSY if "PermissionError" in str(error) else errno.EIO)
     return OSError(errno.EBUSY if number == errno.EAGAIN else number, str(error))

@@ -12,10 +12,11 @@ import sys
 from typing import List
 
 from .application import SOCKET, Application
+from .signals import known
 
 #: Seconds between two looks for an agent that was started again.
 LOOK = 5.0
-_PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_PASSED_ON = set(known("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"))
 
 
 def main(arguments: List[str]) -> int:

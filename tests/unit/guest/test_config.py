@@ -63,7 +63,10 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
             ":2: [agent] port_nam: unknown key; known: interval, port_name, port_path, run_dir",
         ),
         ("[agent]\nport_name = a/b\n", "[agent] port_name = a/b: a port name has"),
-        ("[agent]\nport_path = vport\n", "[agent] port_path = vport: an absolute path expected"),
+        (
+            "[agent]\nport_path = vport\n",
+            "[agent] port_path = vport: an absolute path or a COM port expected",
+        ),
         ("[agent]\ninterval = fast\n", "[agent] interval = fast: seconds from 0.1 to 60 expected"),
         ("[agent]\ninterval = nan\n", "[agent] interval = nan: seconds"),
         (
