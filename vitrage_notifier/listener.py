@@ -40,6 +40,8 @@ class Listener:
         self._topic = topic
         self._pool = pool
         self._sleep = sleep
+        #: The kind of failure that was said last; empty while all is well.
+        self._trouble = ""
         self._prepare()
 
     def start(self) -> None:
@@ -55,26 +57,39 @@ class Listener:
         metadata: Mapping[str, object],
     ) -> None:
         """Take an event of priority info; oslo.messaging calls this."""
+        self._trouble = ""
         self.heard.put((event_type, payload))
 
     def _start(self) -> None:
         """Listen; again and again where the broker refuses, as it does before our user is there."""
-        backoff, trouble = BACKOFF_FIRST, ""
+        # Where the broker refuses later on, the library tries on by itself, and says it here.
+        logging.getLogger("oslo_utils.excutils").addFilter(self._overhear)
+        backoff = BACKOFF_FIRST
         while True:
             try:
                 # Tries until there is a broker.
                 self._listener.start()
                 return
             except Exception as problem:
-                kind, text = diagnose(problem)
-            if kind != trouble:
-                trouble, text = kind, Settings(self._url).redact(text)
-                _LOG.warning("cannot listen (%s), tries on: %s; %s", kind, text, ADVICE[kind])
+                self._complain(problem)
             self._sleep(backoff)
             backoff = min(BACKOFF_LAST, 2 * backoff)
             # What has failed to start cannot be started again.
             self._transport.cleanup()
             self._prepare()
+
+    def _overhear(self, record: logging.LogRecord) -> bool:
+        """Say in one line, and once, what the library says with a traceback each minute."""
+        problem = record.exc_info and record.exc_info[1]
+        if isinstance(problem, Exception):
+            self._complain(problem)
+        return False
+
+    def _complain(self, problem: Exception) -> None:
+        kind, text = diagnose(problem)
+        if kind != self._trouble:
+            self._trouble, text = kind, Settings(self._url).redact(text)
+            _LOG.warning("cannot listen (%s), tries on: %s; %s", kind, text, ADVICE[kind])
 
     def _prepare(self) -> None:
         """Make a listener; raises when the URL cannot be used. Connects nowhere."""

@@ -180,7 +180,6 @@ def run(options: Options) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     path = options.state_dir / FILE
-    leases = Leases(path, time.monotonic(), options.repeat, options.repeat_for, time.time)
     try:
         listener = Listener(options.url, options.topic, options.pool)
     except Exception as problem:
@@ -188,6 +187,7 @@ def run(options: Options) -> int:
         redacted = Settings(options.url).redact(str(problem))
         _LOG.critical("--transport-url-file: %s", redacted)
         return 1
+    leases = Leases(path, time.monotonic(), options.repeat, options.repeat_for, time.time)
     listener.start()
     transport = OsloTransport(options.url, options.topic, SEND_TIMEOUT)
     hearing = Hearing(ECHO_INTERVAL, options.pool)

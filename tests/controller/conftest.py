@@ -11,12 +11,14 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
 from tests.lab.broker import Broker, Tenant
+from tests.lab.certificates import make_certificate
 from tests.lab.layout import ROOT, VITRAGE_VENV, require
 from tests.lab.vitrage import Vitrage
 from vitrage_notifier.alarm import Alarm, Event, Subject
@@ -36,6 +38,13 @@ SWEEPER = Tenant(
     write=r"^(openstack|vmhb-sweep|vitrage_notifications\.info)$",
     read=r"^(openstack|vmhb-sweep)$",
 )
+TENANTS = [
+    SWEEPER,
+    replace(SWEEPER, name="quorum"),
+    replace(SWEEPER, name="no-configure", configure="^$"),
+    replace(SWEEPER, name="no-write", write=r"^vmhb-sweep$"),
+    replace(SWEEPER, name="no-read", read="^openstack$"),
+]
 
 
 def uuid(number: int) -> str:
@@ -57,7 +66,8 @@ class Controller:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.broker = Broker(directory / "broker", tenants=[SWEEPER])
+        self.certificate = make_certificate(directory / "certificate")
+        self.broker = Broker(directory / "broker", tenants=TENANTS, certificate=self.certificate)
         self.broker.start()
         self.vitrage = Vitrage(directory / "vitrage", self.broker.url)
         self.vitrage.hosts = HOSTS
@@ -114,10 +124,10 @@ class Controller:
         )
 
 
-def until(ready: Callable[[], object], within: float, what: str) -> None:
+def until(ready: Callable[[], object], within: float, what: str | Callable[[], str]) -> None:
     deadline = time.monotonic() + within
     while not ready():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
         time.sleep(0.1)
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.controller.conftest import SWEEPER, TOPIC, Controller, lost, until, uuid
 from tests.controller.node import PERIOD, Node
 from tests.controller.test_driver import OURS
+from tests.lab.certificates import make_certificate
 from tests.lab.ear import Ear
 from vitrage_notifier.transport import OsloTransport
 
@@ -59,7 +60,7 @@ class Sweeping:
         """Start it, and wait until it hears."""
         said = self.log().count("hears the notifiers")
         self.start(pool)
-        until(lambda: self.log().count("hears the notifiers") > said, 30, f"deaf:\n{self.log()}")
+        until(lambda: self.log().count("hears the notifiers") > said, 30, self.log)
 
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
@@ -152,7 +153,7 @@ def test_neither_its_own_death_nor_the_brokers_makes_the_sweep_accuse_anybody(
     compute.says(uuid(1), "heartbeat-lost", "kept")
     compute.lists(["kept"])
     controller.lists({"VM heartbeat lost": 1})
-    until(lambda: "1 alarms are vouched for, 1 hosts speak" in sweep.log(), 20, sweep.log())
+    until(lambda: "1 alarms are vouched for, 1 hosts speak" in sweep.log(), 20, sweep.log)
     sweep.kill()
     time.sleep(3 * PERIOD)
     sweep.started()
@@ -160,7 +161,7 @@ def test_neither_its_own_death_nor_the_brokers_makes_the_sweep_accuse_anybody(
     controller.broker.stop()
     time.sleep(4 * PERIOD)
     controller.broker.start()
-    until(lambda: sweep.log().count("hears the notifiers") == 3, 60, sweep.log())
+    until(lambda: sweep.log().count("hears the notifiers") == 3, 60, sweep.log)
     controller.vitrage.alarms_now(60)
     time.sleep(3 * PERIOD)
     controller.lists({"VM heartbeat lost": 1}, within=PERIOD)
@@ -195,7 +196,7 @@ def test_a_host_that_is_taken_out_of_service_is_not_silent(
     sweep.started()
     compute = node("compute-1")
     compute.lists([])
-    until(lambda: "1 hosts speak" in sweep.log(), 20, sweep.log())
+    until(lambda: "1 hosts speak" in sweep.log(), 20, sweep.log)
     compute.kill()
     controller.lists({"VM heartbeat engine silent": 1}, within=3 * PERIOD + ROOM)
     url = str(sweep.at / "url")
@@ -210,16 +211,32 @@ def test_vitrage_gets_its_copies_all_the_same(controller: Controller, sweep: Swe
     alarms = [lost(number, f"copy-{number}") for number in range(20)]
     controller.raises(*alarms)
     controller.lists({"VM heartbeat lost": 20})
-    until(lambda: "20 alarms are vouched for" in sweep.log(), 10, sweep.log())
+    until(lambda: "20 alarms are vouched for" in sweep.log(), 10, sweep.log)
 
 
+def url_of(controller: Controller, tenant: str, way: str = "") -> str:
+    """Where a tenant finds the broker; `way` is what stands in the URL's query."""
+    broker = controller.broker
+    port = broker.tls_port if "ssl=true" in way else broker.port
+    return f"rabbit://{tenant}:{tenant}@127.0.0.1:{port}/{tenant}{way}"
+
+
+@pytest.mark.parametrize(
+    ("tenant", "way"),
+    [
+        (SWEEPER.name, ""),
+        pytest.param(SWEEPER.name, "?ssl=true&ssl_ca_file={ca}", marks=pytest.mark.long),
+        pytest.param("quorum", "?rabbit_quorum_queue=true", marks=pytest.mark.long),
+    ],
+    ids=["plain", "tls", "quorum"],
+)
 def test_the_rights_that_the_page_gives_to_its_user_are_enough(
-    controller: Controller, tmp_path: Path
+    controller: Controller, tmp_path: Path, tenant: str, way: str
 ) -> None:
-    where = f"127.0.0.1:{controller.broker.port}/{SWEEPER.name}"
-    everything = f"rabbit://guest:guest@{where}"
+    way = way.format(ca=controller.certificate.ca)
+    everything = url_of(controller, tenant, way).replace(f"{tenant}:{tenant}@", "guest:guest@")
     with Ear(everything) as vitrage:
-        sweep = Sweeping(controller, tmp_path / "sweep", f"rabbit://sweeper:sweeper@{where}")
+        sweep = Sweeping(controller, tmp_path / "sweep", url_of(controller, tenant, way))
         try:
             sweep.started()
             notifier = OsloTransport(everything, TOPIC, 10.0)
@@ -228,10 +245,41 @@ def test_the_rights_that_the_page_gives_to_its_user_are_enough(
             until(
                 lambda: "collectd.alarm.ok" in [e.event_type for e in vitrage.wait_for(0, 0.0)],
                 20,
-                sweep.log(),
+                sweep.log,
             )
         finally:
             sweep.kill()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("tenant", "way", "says"),
+    [
+        ("no-configure", "", "cannot listen (403)"),
+        ("no-read", "", "cannot listen (403)"),
+        ("no-write", "", "does not count the time: cannot send (403)"),
+        (SWEEPER.name, "?ssl=true&ssl_ca_file={other}", "cannot send (tls)"),
+        ("quorum", "", "(406)"),
+    ],
+    ids=["no-configure", "no-read", "no-write", "another authority", "other queues"],
+)
+def test_what_the_broker_refuses_is_named_and_accuses_nobody(
+    controller: Controller, tmp_path: Path, tenant: str, way: str, says: str
+) -> None:
+    way = way.format(other=make_certificate(tmp_path / "other").ca)
+    everything = url_of(controller, tenant).replace(f"{tenant}:{tenant}@", "guest:guest@")
+    quorum = "?rabbit_quorum_queue=true" if tenant == "quorum" else ""
+    sweep = Sweeping(controller, tmp_path / "sweep", url_of(controller, tenant, way))
+    with Ear(everything + quorum) as vitrage:
+        try:
+            sweep.start()
+            until(lambda: says in sweep.log(), 40, sweep.log)
+            assert "Traceback" not in sweep.log()
+            assert f":{tenant}@" not in sweep.log()
+            assert sweep.stop() < 10
+        finally:
+            sweep.kill()
+        assert [e for e in vitrage.wait_for(0, 0.0) if e.event_type != "vmhb.echo"] == []
 
 
 def test_a_url_file_that_others_may_read_is_refused(controller: Controller, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.lab.broker import Broker, Tenant
 from tests.lab.certificates import Certificate, make_certificate
 from tests.lab.ear import Ear
+from tests.lab.relay import Relay
 from vitrage_notifier import sender as sender_module
 from vitrage_notifier.alarm import Cleared, News, Raised, Subject
 from vitrage_notifier.listener import Listener
@@ -88,11 +89,13 @@ class Said:
 class Notifier:
     """Outbox, store and sender as the plugin wires them, without collectd."""
 
-    def __init__(self, url: str, directory: Path, resend: float = 3600.0) -> None:
+    def __init__(
+        self, url: str, directory: Path, resend: float = 3600.0, send_timeout: float = 5.0
+    ) -> None:
         self.said = Said()
         self.outbox = Outbox(resend, 0.0)
         self.store = Store(self.outbox, directory / "outbox.sqlite", self.said)
-        transport = OsloTransport(url, TOPIC, 5.0)
+        transport = OsloTransport(url, TOPIC, send_timeout)
         self.sender = Sender(self.outbox, transport, self.said, resend, self.store.settle)
 
     def start(self) -> None:
@@ -362,6 +365,48 @@ def test_a_broker_that_stands_still_costs_no_more_than_the_timeout(broker: Broke
             transport.send("collectd.alarm.ok", {})
         assert time.monotonic() - began < 15
     assert failed.value.kind == "unconfirmed"
+
+
+def test_on_a_connection_that_died_without_a_word_nothing_is_lost(
+    broker: Broker, ear: Ear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a firewall does that has forgotten it: neither end is told."""
+    monkeypatch.setattr(sender_module, "BACKOFF_LAST", 1.0)
+    with Relay(broker.port) as relay:
+        url = broker.url.replace(str(broker.port), str(relay.port))
+        notifier = Notifier(url, tmp_path, send_timeout=2.0)
+        notifier.start()
+        notifier.take(Raised(LOST, "FAILURE", 1.0, "a"))
+        assert len(ear.wait_for(1, timeout=20)) == 1
+        assert relay.cut() > 0
+        notifier.take(Raised(CHECK, "WARNING", 2.0, "b"))
+        notifier.take(Cleared(LOST, 3.0, "a"))
+        heard = ear.wait_for(3, timeout=60)
+        assert [each.payload["id"] for each in heard] == ["a.1", "b.1", "a.1"]
+        assert [each.payload["severity"] for each in heard] == ["FAILURE", "WARNING", "OK"]
+        notifier.stop()
+
+
+@pytest.mark.long
+def test_a_listener_hears_again_after_its_connection_died_without_a_word(broker: Broker) -> None:
+    with Relay(broker.port) as relay:
+        url = broker.url.replace(str(broker.port), str(relay.port))
+        listener = Listener(f"{url}?heartbeat_timeout_threshold=4", TOPIC, "pool-behind-a-wall")
+        listener.start()
+        transport = OsloTransport(broker.url, TOPIC, 5.0)
+
+        def hears() -> bool:
+            transport.send("vmhb.echo", {"vmhb": {}})
+            return not listener.heard.empty()
+
+        until(hears, 20)
+        assert relay.cut() > 0
+        while not listener.heard.empty():
+            listener.heard.get()
+        until(hears, 60)
+        transport.close()
+        listener._listener.stop()
+        listener._listener.wait()
 
 
 def test_a_broker_out_of_memory_takes_and_does_not_confirm(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Broker:
         self._epmd: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 120.0) -> None:
         """Return when the node speaks AMQP; BrokerError after `timeout` seconds."""
         script, epmd = _find_script(), _find_epmd()
         (self.directory / "home").mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,8 @@ def _wait(
         if process.poll() is not None:
             raise BrokerError(f"{process.args!r} ended with {process.returncode}: see {log}")
         if time.monotonic() > deadline:
-            raise BrokerError(f"{process.args!r} is not ready in time: see {log}")
+            last = log.read_text(errors="replace")[-1000:]
+            raise BrokerError(f"{process.args!r} is not ready in time; last in {log}:\n{last}")
         time.sleep(0.05)
 
 
