@@ -133,7 +133,7 @@ def until(ready: Callable[[], object], within: float, what: str | Callable[[], s
 
 @pytest.fixture(scope="session")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
-    """One broker and one Vitrage object for all tests here; each module starts Vitrage anew."""
+    """One broker and one Vitrage for all tests here, which `be_ready` before they use it."""
     controller = Controller(tmp_path_factory.mktemp("controller"))
     yield controller
     controller.close()

@@ -106,10 +106,9 @@ def _node(controller: Controller, tmp_path: Path) -> Iterator[Callable[[str], No
 @pytest.fixture(name="cloud", params=["", OURS], ids=["stock-driver", "our-driver"])
 def _cloud(controller: Controller, request: pytest.FixtureRequest) -> Iterator[Controller]:
     controller.vitrage.conf = request.param
-    controller.vitrage.start()
+    controller.vitrage.be_ready()
     yield controller
     controller.vitrage.conf = ""
-    controller.vitrage.stop()
 
 
 @pytest.mark.long
@@ -147,7 +146,7 @@ def test_a_node_dies_with_twenty_faults_and_its_vms_start_on_another(
 def test_neither_its_own_death_nor_the_brokers_makes_the_sweep_accuse_anybody(
     controller: Controller, sweep: Sweeping, node: Callable[[str], Node]
 ) -> None:
-    controller.vitrage.start()
+    controller.vitrage.be_ready()
     sweep.started()
     compute = node("compute-1")
     compute.says(uuid(1), "heartbeat-lost", "kept")
@@ -174,7 +173,7 @@ def test_neither_its_own_death_nor_the_brokers_makes_the_sweep_accuse_anybody(
 def test_a_second_sweep_in_the_pool_is_noticed_and_one_in_its_own_pool_is_welcome(
     controller: Controller, sweep: Sweeping, tmp_path: Path
 ) -> None:
-    controller.vitrage.start()
+    controller.vitrage.be_ready()
     sweep.started()
     other = Sweeping(controller, tmp_path / "other")
     try:
@@ -192,7 +191,7 @@ def test_a_second_sweep_in_the_pool_is_noticed_and_one_in_its_own_pool_is_welcom
 def test_a_host_that_is_taken_out_of_service_is_not_silent(
     controller: Controller, sweep: Sweeping, node: Callable[[str], Node]
 ) -> None:
-    controller.vitrage.start()
+    controller.vitrage.be_ready()
     sweep.started()
     compute = node("compute-1")
     compute.lists([])
@@ -206,12 +205,14 @@ def test_a_host_that_is_taken_out_of_service_is_not_silent(
 
 
 def test_vitrage_gets_its_copies_all_the_same(controller: Controller, sweep: Sweeping) -> None:
-    controller.vitrage.start()
+    controller.vitrage.be_ready()
     sweep.started()
     alarms = [lost(number, f"copy-{number}") for number in range(20)]
     controller.raises(*alarms)
     controller.lists({"VM heartbeat lost": 20})
     until(lambda: "20 alarms are vouched for" in sweep.log(), 10, sweep.log)
+    controller.clears(*alarms)
+    controller.lists({})
 
 
 def url_of(controller: Controller, tenant: str, way: str = "") -> str:

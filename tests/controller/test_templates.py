@@ -19,11 +19,11 @@ PROJECTS = {1: "p-1", 2: "p-1", 3: "p-2"}
 
 @pytest.fixture(scope="module", name="cloud")
 def _cloud(controller: Controller) -> Iterator[Controller]:
-    controller.vitrage.start()
+    controller.vitrage.be_ready()
     for number, project in PROJECTS.items():
         controller.vitrage.announce_instance(uuid(number), f"vm-{number}", "compute-1", project)
     yield controller
-    controller.vitrage.stop()
+    controller.command("templates", "remove")
 
 
 def test_installing_says_what_it_did_and_does_nothing_twice(cloud: Controller) -> None:

@@ -94,10 +94,9 @@ def _compute(controller: Controller) -> Iterator[Compute]:
 
 
 @pytest.fixture(name="vitrage", scope="module")
-def _vitrage(controller: Controller) -> Iterator[Controller]:
-    controller.vitrage.start()
-    yield controller
-    controller.vitrage.stop()
+def _vitrage(controller: Controller) -> Controller:
+    controller.vitrage.be_ready()
+    return controller
 
 
 def broken(said: tuple[int, str]) -> tuple[str, str]:
@@ -278,7 +277,7 @@ def test_reconcile_shows_what_is_missing_on_either_side(
 def test_the_datasource_drops_the_event(
     controller: Controller, compute: Compute, tmp_path: Path, missing: str
 ) -> None:
-    """Last, as it starts a Vitrage of its own."""
+    """Last, as it has vitrage-graph start anew."""
     conf = tmp_path / "collectd_conf.yaml"
     conf.write_text("collectd:\n  - {collectd_host: other, type: nova.host, name: other}\n")
     types = "[datasources]\ntypes = nova.host,nova.instance,nova.zone,static\n"
@@ -287,7 +286,7 @@ def test_the_datasource_drops_the_event(
     else:
         controller.vitrage.conf = types
     try:
-        controller.vitrage.start()
+        controller.vitrage.be_ready()
         compute.start()
         link, why = broken(compute.verify())
     finally:

@@ -52,6 +52,7 @@ LoadPlugin python
     Path "{at}/stopwatch.jsonl"
   </Module>
   Import "vitrage_notifier.plugin"
+  Import "tests.lab.stopwatch_end"
   <Module vitrage_notifier>
     StateDir "{at}/state"
     {stanza}

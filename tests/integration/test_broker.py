@@ -409,6 +409,7 @@ def test_a_listener_hears_again_after_its_connection_died_without_a_word(broker:
         listener._listener.wait()
 
 
+@pytest.mark.long
 def test_a_broker_out_of_memory_takes_and_does_not_confirm(tmp_path: Path) -> None:
     # It blocks who publishes, and goes on with its heartbeats.
     with Broker(tmp_path, "vm_memory_high_watermark.absolute = 1KB\n") as broker:
@@ -422,6 +423,6 @@ def test_somebody_who_accepts_and_never_speaks_costs_no_more_than_some_timeouts(
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         began = time.monotonic()
-        problem = failure(f"rabbit://guest:guest@127.0.0.1:{port}/", timeout=2.0)
+        problem = failure(f"rabbit://guest:guest@127.0.0.1:{port}/", timeout=1.0)
         assert problem.kind == "unreachable"
         assert time.monotonic() - began < 30

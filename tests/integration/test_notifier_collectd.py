@@ -33,6 +33,12 @@ def read_only(directory: Path) -> Iterator[Callable[[], None]]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+@pytest.fixture(name="broker", scope="module")
+def _broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with Broker(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
+
+
 @pytest.fixture(name="collectd")
 def _collectd(tmp_path: Path) -> Iterator[Collectd]:
     collectd = Collectd(tmp_path)
@@ -51,8 +57,8 @@ def test_a_notification_lands_in_the_outbox_while_the_broker_is_away(collectd: C
     assert "Traceback" not in collectd.log()
 
 
-def test_a_notification_reaches_the_broker(collectd: Collectd, tmp_path: Path) -> None:
-    with Broker(tmp_path / "broker") as broker, Ear(broker.url) as ear:
+def test_a_notification_reaches_the_broker(collectd: Collectd, broker: Broker) -> None:
+    with Ear(broker.url) as ear:
         collectd.start(f'TransportUrl "{broker.url}"')
         collectd.notify("warning", "check.db")
         assert len(ear.wait_for(1, timeout=20)) == 1, collectd.log()
@@ -107,13 +113,13 @@ def test_a_read_only_disk_is_survived_and_repaired(collectd: Collectd) -> None:
         assert collectd.stop() < 6
 
 
-def test_a_kill_loses_nothing_that_was_taken(collectd: Collectd, tmp_path: Path) -> None:
+def test_a_kill_loses_nothing_that_was_taken(collectd: Collectd, broker: Broker) -> None:
     collectd.start(f'TransportUrl "{NOBODY}"')
     for number in range(50):
         collectd.notify("failure", f"check.{number}", f"i-{number}")
     wait_for(lambda: len(collectd.outbox()) == 50, collectd.log)
     collectd.kill()
-    with Broker(tmp_path / "broker") as broker, Ear(broker.url) as ear:
+    with Ear(broker.url) as ear:
         collectd.start(f'TransportUrl "{broker.url}"')
         heard = ear.wait_for(50, timeout=30)
         assert [each.payload["id"] for each in heard] == [f"i-{n}.1" for n in range(50)]

@@ -2,7 +2,7 @@
 """A collectd plugin that measures how long another one holds a thread that dispatches.
 
 collectd calls the callbacks for notifications one after the other, in the order in which they were
-registered: ours begin before and end after those of the plugin that is imported next.
+registered: what is measured lies between the import of this module and that of `stopwatch_end`.
 
 Time in which a thread of this process was ready to run and had no processor is the machine's; it
 is measured, too (schedstat counts it), and not taken for the plugin's.
@@ -33,10 +33,6 @@ class Stopwatch:
             if child.key.lower() == "path":
                 self._path = Path(str(child.values[0]))
 
-    def init(self) -> None:
-        """Register the end: by now the plugin to be measured has registered."""
-        collectd.register_notification(self.end, name="stopwatch-end")
-
     def begin(self, notification: collectd.Notification) -> None:
         """Start to measure in this thread."""
         delays = _delays()
@@ -62,7 +58,6 @@ def _delays() -> dict[str, float]:
     return delays
 
 
-_stopwatch = Stopwatch()
-collectd.register_config(_stopwatch.configure, name="stopwatch")
-collectd.register_init(_stopwatch.init, name="stopwatch")
-collectd.register_notification(_stopwatch.begin, name="stopwatch-begin")
+stopwatch = Stopwatch()
+collectd.register_config(stopwatch.configure, name="stopwatch")
+collectd.register_notification(stopwatch.begin, name="stopwatch-begin")
