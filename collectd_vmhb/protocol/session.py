@@ -52,7 +52,7 @@ class SessionState(enum.Enum):
     OPEN = "open"
 
 
-#: Every rule on how a message moves the session; drawn in docs/protocol.md.
+#: Every rule on how a message moves the session; drawn in docs/states.md.
 TRANSITIONS: dict[SessionState, dict[type, SessionState]] = {
     SessionState.WAITING_INIT: {
         Init: SessionState.OPEN,

@@ -50,6 +50,37 @@ class State(Enum):
     ENABLED = "enabled"
 
 
+class Event(Enum):
+    """What moves a session; the value is its word in docs/states.md."""
+
+    PORT_OPENED = "port opened"
+    PORT_CLOSED = "port closed"
+    ACKNOWLEDGED = "init_ack"
+    SILENCE = "no challenge"
+    NO_SESSION = "nack that says no session"
+    CHECK_REMOVED = "check removed"
+
+
+def _but(stays: State, **moves: State) -> Dict[Event, State]:
+    """Return the row of a state, which stays but for these moves."""
+    return {event: moves.get(event.name.lower(), stays) for event in Event}
+
+
+#: Every rule on how the session moves; drawn in docs/states.md.
+TRANSITIONS = {
+    State.CLOSED: _but(State.CLOSED, port_opened=State.ENABLING),
+    State.ENABLING: _but(State.ENABLING, acknowledged=State.ENABLED, port_closed=State.CLOSED),
+    State.ENABLED: _but(
+        State.ENABLED,
+        silence=State.ENABLING,
+        no_session=State.ENABLING,
+        check_removed=State.ENABLING,
+        port_opened=State.ENABLING,
+        port_closed=State.CLOSED,
+    ),
+}
+
+
 class AuditRequest(NamedTuple):
     """What the host wants to be run now."""
 
@@ -67,6 +98,8 @@ def draw_invocation_id() -> int:
     It waits for no entropy early in the boot: the number tells one init from another and guards no
     secret. Not by the module random, whose imports cost 3 MiB.
     """
+    if not hasattr(os, "getrandom"):  # on Windows, where urandom does not wait either
+        return int.from_bytes(os.urandom(4), "little") % wire.MAX_INT31 + 1
     try:
         number = int.from_bytes(os.getrandom(4, os.GRND_NONBLOCK), "little")
     except OSError:
@@ -133,13 +166,13 @@ class Session:
     def port_opened(self, now: float) -> None:
         """Begin: the port is open and the host is at its other end."""
         self._decoder = wire.LineDecoder()
-        self._enter(State.ENABLING)
+        self._move(Event.PORT_OPENED)
         self._init_due = now
         self.tick(now)
 
     def port_closed(self) -> None:
         """Forget what waited for a host that has gone: the next one shall not read it."""
-        self._enter(State.CLOSED)
+        self._move(Event.PORT_CLOSED)
         self._output.clear()
         self._output_size = 0
 
@@ -159,13 +192,13 @@ class Session:
         deadline = self.deadline
         if self.state is State.ENABLED and deadline is not None and now >= deadline:
             log.warning("no challenge for %.1f s", now - self._last_challenge)
-            self._reinit(now)
+            self._reinit(Event.SILENCE, now)
         self._init_if_due(now)
 
     def expect_checks(self, names: Iterable[str], now: float) -> None:
         """Take the names of all health checks there are; a removed one needs a new session."""
         if self._report.expect(names) and self.tells("checks"):
-            self._reinit(now)
+            self._reinit(Event.CHECK_REMOVED, now)
             self._init_if_due(now)
 
     def check_result(self, result: CheckResult) -> None:
@@ -200,15 +233,16 @@ class Session:
         self._output_size = 0
         return data
 
-    def _enter(self, state: State) -> None:
+    def _move(self, event: Event) -> None:
+        state = TRANSITIONS[self.state][event]
         if state is not State.ENABLED:
             self.audit = None
         if state is not self.state:
             log.info("session: %s", state.value)
         self.state = state
 
-    def _reinit(self, now: float) -> None:
-        self._enter(State.ENABLING)
+    def _reinit(self, why: Event, now: float) -> None:
+        self._move(why)
         earliest = now if self._last_init is None else self._last_init + INIT_PACE
         self._init_due = max(now, earliest)
 
@@ -262,7 +296,7 @@ class Session:
         self._agree(extension if isinstance(extension, dict) else {})
         self._last_challenge = now
         self._report.start()
-        self._enter(State.ENABLED)
+        self._move(Event.ACKNOWLEDGED)
 
     def _agree(self, extension: Dict[str, object]) -> None:
         """Settle what this session may use; an empty extension means the published protocol."""
@@ -358,7 +392,7 @@ class Session:
         if self._nack_log.allows(now):
             log.warning("the host refused a message: %s; %d so far", reason, self.nacks)
         if self.state is State.ENABLED and reason.startswith("no session"):
-            self._reinit(now)
+            self._reinit(Event.NO_SESSION, now)
 
     def _send(self, msg_type: str, fields: Dict[str, object]) -> None:
         self._sequence += 1

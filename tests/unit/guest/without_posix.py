@@ -20,18 +20,19 @@ _MODULES = ("termios", "fcntl", "pty", "tty", "grp", "pwd", "resource", "syslog"
 _NAMES = {
     # Before `signal`, `socket` and `selectors` look what there is.
     importlib.import_module("_signal"): "SIGHUP SIGCHLD SIGPIPE SIGXFSZ SIGUSR1 SIGUSR2 SIGKILL"
-    " pthread_sigmask sigtimedwait",
+    " SIG_BLOCK SIG_SETMASK pthread_sigmask sigtimedwait",
     _socket: "AF_UNIX SO_PEERCRED SOCK_NONBLOCK SOCK_CLOEXEC socketpair",
     select: "poll epoll",
     errno: "ENOPKG",
     os: "fork forkpty set_blocking setsid setuid setgid initgroups geteuid getuid killpg statvfs"
-    " ST_RDONLY getpriority setpriority sched_getscheduler sched_setscheduler SCHED_OTHER"
-    " O_NONBLOCK O_NOCTTY openpty mkfifo WNOHANG WIFEXITED",
+    " ST_RDONLY getpriority setpriority PRIO_PROCESS sched_getscheduler sched_setscheduler"
+    " sched_param SCHED_OTHER O_NONBLOCK O_NOCTTY openpty mkfifo WNOHANG WIFEXITED WEXITSTATUS"
+    " WTERMSIG getrandom GRND_NONBLOCK",
 }
 
 
 def hide() -> None:
-    """Take away what POSIX alone has."""
+    """Take away what POSIX alone has: `mypy --platform win32` knows what that is."""
     assert not {"signal", "socket", "selectors"} & set(sys.modules), "too late to hide anything"
     for name in _MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
