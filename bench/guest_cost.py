@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prints what the guest agent costs: memory, and the share of a core at one challenge a second.
 
-bench/guest_cost.py [SECONDS] [on|off]      (120, on) whether the audits run, as they come
+bench/guest_cost.py [SECONDS] [on|off|away]      (120, on) whether the audits run, as they come
+away: no audits, no challenges; the port reads 0 bytes, as a virtio port does that has no host
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,30 +28,43 @@ SITE = str(Path(serial.__file__).parents[1])
 def main() -> None:
     """Run the agent for a while as a host would see it, and print the figures."""
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 120
-    audits = sys.argv[2] if len(sys.argv) > 2 else "on"
+    mode = sys.argv[2] if len(sys.argv) > 2 else "on"
     host, guest = pty.openpty()
     with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "conf"
-        config.write_text(f"[checks]\nboot_delay = 0\n[audits]\nenabled = {audits}\n")
-        arguments = ["--run-dir", directory, "--config", str(config)]
-        arguments += ["--port-path", os.ttyname(guest)]
-        agent = subprocess.Popen(
-            [sys.executable, "-S", "-m", "vmhb_guest", *arguments],
-            cwd=GUEST,
-            env={"PYTHONPATH": SITE},
-            stderr=subprocess.DEVNULL,
-        )
-        begin(host)
-        before = cpu_of(agent.pid)
-        answers = converse(host, seconds)
+        without_host = Path(directory) / "port"
+        without_host.touch()
+        port = str(without_host) if mode == "away" else os.ttyname(guest)
+        agent = start(directory, port, audits="on" if mode == "on" else "off")
+        if mode == "away":
+            time.sleep(2.0)
+        else:
+            begin(host)
+        before, woken = cpu_of(agent.pid), wakes_of(agent.pid)
+        if mode == "away":
+            time.sleep(seconds)
+        else:
+            print(f"answers            {converse(host, seconds)} in {seconds} s")
         cpu = 100 * (cpu_of(agent.pid) - before) / seconds
+        wakes = (wakes_of(agent.pid) - woken) / seconds
         memory = memory_of(agent.pid)
         agent.terminate()
         agent.wait()
-    print(f"answers            {answers} in {seconds} s")
     print(f"resident memory    {memory['VmRSS']} kB, at most {memory['VmHWM']} kB")
     print(f"of it its own      {memory['RssAnon']} kB")
-    print(f"CPU                {cpu:.2f} % of a core, audits {audits}")
+    print(f"CPU                {cpu:.3f} % of a core, {wakes:.1f} wake-ups a second, {mode}")
+
+
+def start(directory: str, port: str, audits: str) -> subprocess.Popen[bytes]:
+    """Start the agent at a port, with its files in `directory`."""
+    config = Path(directory) / "conf"
+    config.write_text(f"[checks]\nboot_delay = 0\n[audits]\nenabled = {audits}\n")
+    arguments = ["--run-dir", directory, "--config", str(config), "--port-path", port]
+    return subprocess.Popen(
+        [sys.executable, "-S", "-m", "vmhb_guest", *arguments],
+        cwd=GUEST,
+        env={"PYTHONPATH": SITE},
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def begin(host: int) -> None:
@@ -81,11 +96,21 @@ def cpu_of(pid: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
+def wakes_of(pid: int) -> int:
+    """How often a process has gone to sleep of its own accord, each time to be woken."""
+    (line,) = re.findall(r"^voluntary_ctxt_switches:\s(\d+)$", status_of(pid), re.MULTILINE)
+    return int(line)
+
+
 def memory_of(pid: int) -> dict[str, int]:
     """The figures of /proc/PID/status that count memory, in kB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    pairs = (line.split(":") for line in lines if line.endswith("kB"))
+    pairs = (line.split(":") for line in status_of(pid).splitlines() if line.endswith("kB"))
     return {key: int(value.split()[0]) for key, value in pairs}
+
+
+def status_of(pid: int) -> str:
+    """What /proc tells people about a process."""
+    return Path(f"/proc/{pid}/status").read_text()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Loop:
         self._reload = reload
         self._give_up = give_up
         self._said_too_many = False
+        #: Whether something could be read or written when the last wait ended.
+        self._woken = True
 
     def run(self, signals: SignalPipe) -> bool:
         """Work until a stop signal comes, then say goodbye; False if there was never a port."""
@@ -70,6 +72,11 @@ class Loop:
         self._read(now)
         self._session.tick(now)
         self._write()
+        # To look for a host that is away is done often, and shall cost next to nothing.
+        if self._port.connected or self._woken or now >= self._parts_deadline():
+            self._tick_parts(now)
+
+    def _tick_parts(self, now: float) -> None:
         results = [result for part in self._parts for result in part.tick(now)]
         self._session.expect_checks(self._names(), now)
         for result in results:
@@ -108,8 +115,11 @@ class Loop:
         deadlines = [self._port.deadline, self._session.deadline]
         if not self._port.found:
             deadlines.append(self._give_up)
-        times = [part.deadline for part in self._parts]
-        return min(times + [deadline for deadline in deadlines if deadline is not None])
+        times = [deadline for deadline in deadlines if deadline is not None]
+        return min([self._parts_deadline(), *times])
+
+    def _parts_deadline(self) -> float:
+        return min([part.deadline for part in self._parts], default=math.inf)
 
     def _wait(self, signals: SignalPipe, deadline: float) -> None:
         with _Selector() as selector:
@@ -121,7 +131,7 @@ class Loop:
             if port is not None:
                 writes = selectors.EVENT_WRITE if self._port.unwritten else 0
                 selector.register(port, selectors.EVENT_READ | writes)
-            selector.select(self._timeout(deadline))
+            self._woken = bool(selector.select(self._timeout(deadline)))
 
     def _wait_for_port(self, deadline: float) -> None:
         with _Selector() as selector:
