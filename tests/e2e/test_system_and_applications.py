@@ -19,10 +19,11 @@ SETTINGS = (
     "[checks]\\nboot_delay = 0\\n"
     "[audits]\\ninterval = 1\\nattempts = 2\\nexec = 2 5\\nmemory = 5 20\\n"
 )
-# Logs go to another file system than the root, which is to be made read-only.
+# With n attempts, an audit is promised to tell within n + 1 intervals; how late it may be here.
+PROMISED, ROOM = 3.0, 12.0
+# What a full or a read-only root brings is in test_starving_guest.py.
 PREPARE = (
-    "ifconfig lo up; mount -t tmpfs run /run; mkdir -p /etc; ln -sf /bin/busybox /sbin/sh;"
-    " echo 'none / tmpfs defaults 0 0' >/etc/fstab;"
+    "ifconfig lo up; mkdir -p /etc; ln -sf /bin/busybox /sbin/sh;"
     f" printf '{SETTINGS}' >/etc/vmhb-guest/vmhb-guest.conf"
 )
 # (what breaks it, what mends it) by audit; only the agent's children use /bin/sh, not the console.
@@ -33,8 +34,6 @@ BREAKS = {
         " ln -sf /hang /bin/sh",
         "ln -sf busybox /bin/sh; rm /hang",
     ),
-    "os.root": ("mount -o remount,ro /", "mount -o remount,rw /"),
-    "os.space": ("dd if=/dev/zero of=/fill bs=4k 2>/dev/null; true", "rm /fill"),
     "os.fsync": (
         "mkdir -p /var/tmp; mount -t tmpfs -o size=4k small /var/tmp; echo x >/var/tmp/x",
         "umount /var/tmp",
@@ -62,7 +61,7 @@ def test_an_audit_finds_it_and_the_alarm_goes_when_it_is_mended(
     breaks, mends = BREAKS[check]
     broken = cloud.mark()
     guest.run(breaks)
-    cloud.notified(guest, f"check.{check}", True, broken)
+    cloud.notified(guest, f"check.{check}", True, broken, within=PROMISED + ROOM)
     mended = cloud.mark()
     guest.run(mends)
     cloud.notified(guest, f"check.{check}", False, mended)
