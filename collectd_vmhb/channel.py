@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from pathlib import Path
 
 from collectd_vmhb.domain import Address
@@ -19,6 +20,15 @@ UNSENT_MAX = 16 * 1024
 PATH_MAX = 107
 #: Seconds until the next try, by number of failures; the last repeats.
 RETRIES = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+#: The kernel's sock_diag(7): the number of its protocol, its one request, what is asked for of a
+#: unix socket, and the attribute that answers.
+_NETLINK_SOCK_DIAG, _BY_FAMILY, _SHOW_PEER, _PEER = 4, 20, 4, 2
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=BBHIIIII")
+#: Bytes of the kernel's own fields in an answer.
+_FIELDS = 16
+_ANY = 0xFFFFFFFF
 
 #: Where to connect to who listens on every address.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens here
@@ -37,6 +47,7 @@ class Channel:
 
     def __init__(self, address: Address) -> None:
         self._unsent = b""
+        self._nobody_tells = not isinstance(address, str)
         family = socket.AF_UNIX
         if not isinstance(address, str):
             address = (_LOOPBACK.get(address[0], address[0]), address[1])
@@ -59,6 +70,20 @@ class Channel:
     def blocked(self) -> bool:
         """True while there is something to write that the kernel did not take yet."""
         return bool(self._unsent)
+
+    @property
+    def taken(self) -> bool | None:
+        """False while QEMU has not accepted the connection: it serves one client at a time.
+
+        None where the kernel does not tell, as of TCP.
+        """
+        if self._nobody_tells:
+            return None
+        taken = None
+        with contextlib.suppress(OSError):
+            taken = _has_peer(os.fstat(self.fileno()).st_ino)
+        self._nobody_tells = taken is None
+        return taken
 
     def read(self) -> bytes:
         """Returns what came, at most READ_MAX bytes; b"" if there is nothing now."""
@@ -113,6 +138,25 @@ def _connect(sock: socket.socket, path: str) -> None:
         sock.connect(f"/proc/self/fd/{directory}/{Path(path).name}")
     finally:
         os.close(directory)
+
+
+def _has_peer(inode: int) -> bool | None:
+    """Asks the kernel whether the other end of a unix socket belongs to a process yet."""
+    request = _REQUEST.pack(socket.AF_UNIX, 0, 0, _ANY, inode, _SHOW_PEER, _ANY, _ANY)
+    header = _HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, 1, 0, 0)
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.send(header + request)
+        answer = kernel.recv(1024)
+    if len(answer) < _HEADER.size or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
+        return None
+    at = _HEADER.size + _FIELDS
+    while at + 4 <= len(answer):
+        size, name = struct.unpack_from("=HH", answer, at)
+        if name == _PEER and size == 8:
+            return bool(struct.unpack_from("=I", answer, at + 4)[0])
+        at += max(4, (size + 3) & ~3)
+    return None
 
 
 def _connect_tcp(sock: socket.socket, address: tuple[str, int]) -> None:

@@ -607,6 +607,9 @@ class Engine:
             watch.look_at = NEVER
             self._ask.look(watch.uuid)
         if now >= watch.monitor.deadline:
+            if watch.channel is not None and not watch.monitor.accepted:
+                # Once for most connections: whoever was accepted stays so.
+                watch.monitor.accepted = watch.channel.taken
             watch.monitor.tick(now, self._awareness.stretch)
         if watch.monitor.mute(now):
             raise ChannelError(0, "nothing came from the guest; another reader may have the port")

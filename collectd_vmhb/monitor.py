@@ -116,6 +116,8 @@ class Monitor:
         self.barred = False
         #: A process in the guest has the port open, as far as libvirt says.
         self.guest_open: bool | None = None
+        #: QEMU has accepted the connection; None while that is not known.
+        self.accepted: bool | None = None
         #: Why the channel is not connected, or was not last; for people.
         self.obstacle = "it was not connected yet"
         self.history = History()
@@ -190,6 +192,7 @@ class Monitor:
         self._unanswered = min(self._unanswered, UNANSWERED_MAX - 2)
         self._probes = 0
         self._refusal = ""
+        self.accepted = None
         self.checks.connected()
         self._interrupt_audit(now)
         self._session.connected()
@@ -298,7 +301,12 @@ class Monitor:
         """Says why a VM that has not answered is silent, as far as the host can tell."""
         booting = self.health is Health.ESTABLISHING and now < self.grace_until
         return why_silent(
-            self._connected, bool(self._refusal), self._session.open, self.guest_open, booting
+            self._connected,
+            bool(self._refusal),
+            self._session.open,
+            self.guest_open,
+            booting,
+            self.accepted,
         )
 
     @property
@@ -530,9 +538,13 @@ class Monitor:
                 else f", last answer {now - self._answered:.1f} s ago"
             )
             text = f"{self.policy.miss_threshold} heartbeat challenges in a row unanswered{ago}"
+            reason = "no-answer"
             if not self._connected:
                 text += f" ({self.obstacle})"
-            return text, "no-answer", now if math.isnan(self._answered) else self._answered
+            elif self.accepted is False:
+                text += f" ({Silence.NOT_ACCEPTED.value})"
+                reason = Silence.NOT_ACCEPTED.reason
+            return text, reason, now if math.isnan(self._answered) else self._answered
         if name == NOT_ESTABLISHED:
             why = self.silence(now)
             text = self.obstacle if why is Silence.NOT_CONNECTED else why.value

@@ -11,6 +11,10 @@ class Silence(enum.Enum):
     """What is known of the way to a guest; the name is a fault's ``reason``, the value its text."""
 
     NOT_CONNECTED = "the channel is not connected"
+    NOT_ACCEPTED = (
+        "QEMU has not accepted the connection: another program on this host holds the channel, or "
+        "QEMU hangs"
+    )
     BOOTING = "it may still be booting"
     UNANSWERED = "its agent opens sessions and answers no challenge"
     REFUSED = "what it sends is not the protocol: another program has the port, or another version"
@@ -18,10 +22,7 @@ class Silence(enum.Enum):
         "no process in the guest has the port open: is the agent installed, does it run, "
         "and does it wait for this port's name?"
     )
-    MUTE = (
-        "a process in the guest has the port open and says nothing, or another program on this "
-        "host reads its answers"
-    )
+    MUTE = "a process in the guest has the port open and says nothing"
     SILENT = "nothing comes from the guest"
 
     @property
@@ -31,15 +32,23 @@ class Silence(enum.Enum):
 
 
 def why_silent(
-    connected: bool, refused: bool, session: bool, guest_open: bool | None, booting: bool
+    connected: bool,
+    refused: bool,
+    session: bool,
+    guest_open: bool | None,
+    booting: bool,
+    accepted: bool | None = None,
 ) -> Silence:
     """Returns the first thing that is in the way, seen from the host.
 
     ``refused``: something came that was no message; ``session``: the guest opened one;
-    ``guest_open``: as libvirt says of the port, None where it does not.
+    ``guest_open``: as libvirt says of the port, None where it does not; ``accepted``: QEMU has
+    taken the connection, None where nobody tells.
     """
     if not connected:
         return Silence.NOT_CONNECTED
+    if accepted is False:
+        return Silence.NOT_ACCEPTED
     if guest_open is False and not booting:
         return Silence.PORT_CLOSED
     if session:

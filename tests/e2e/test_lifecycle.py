@@ -407,9 +407,10 @@ def test_another_reader_has_the_channel(story: Story, vm: Guest) -> None:
     with socket.socket(socket.AF_UNIX) as rival:
         rival.connect(f"{vm.node.root}{source.get('path')}")
         story.cloud.collectd.start(story.cloud.stanza)
-        story.tells(LOST)
+        story.tells("heartbeat-lost: not-accepted")
         assert story.engine["channel"]["state"] == "connected, no session"
-    story.goes_on(LOST, RECOVERED)
+        assert "another program on this host" in story.engine["channel"]["obstacle"]
+    story.goes_on("heartbeat-lost: not-accepted", RECOVERED)
 
 
 # -- Nova -----------------------------------------------------------------------------------

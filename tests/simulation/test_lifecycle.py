@@ -302,6 +302,7 @@ class Life:
 ACTIONS = ["freeze", "thaw", "detach", "attach", "pause", "resume", "reboot", "boot", "leave"]
 
 
+@pytest.mark.timeout(120)
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.floats(0.5, 60.0)), min_size=1, max_size=15))
 def test_any_story_is_told_truly(story: list[tuple[str, float]]) -> None:

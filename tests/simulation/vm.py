@@ -48,6 +48,7 @@ class HostEnd:
     """Takes the place of `collectd_vmhb.channel.Channel`."""
 
     blocked = False
+    taken = True
 
     def __init__(self, path: str) -> None:
         port = _ports.get(path)

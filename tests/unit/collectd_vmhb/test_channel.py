@@ -74,6 +74,19 @@ def drain(end: socket.socket) -> bytes:
     return data
 
 
+def test_a_connection_is_taken_once_qemu_accepts_it(qemu: Qemu, channel: Channel) -> None:
+    assert channel.taken is False
+    end = qemu.accept()
+    assert channel.taken is True
+    rival = Channel(str(qemu.path))
+    assert rival.taken is False, "it waits until the first one leaves"
+    channel.close()
+    end.close()
+    qemu.accept()
+    assert rival.taken is True
+    rival.close()
+
+
 def test_bytes_go_both_ways(qemu: Qemu, channel: Channel) -> None:
     guest = qemu.accept()
     channel.write(b"\nhello\n")

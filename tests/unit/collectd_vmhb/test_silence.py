@@ -25,6 +25,9 @@ NOTHING: dict[str, Any] = {
     [
         ({}, Silence.SILENT),
         ({"connected": False, "guest_open": True}, Silence.NOT_CONNECTED),
+        ({"accepted": False, "guest_open": True, "session": True}, Silence.NOT_ACCEPTED),
+        ({"accepted": False, "connected": False}, Silence.NOT_CONNECTED),
+        ({"accepted": True}, Silence.SILENT),
         ({"guest_open": False}, Silence.PORT_CLOSED),
         ({"guest_open": True}, Silence.MUTE),
         ({"guest_open": False, "booting": True}, Silence.BOOTING),
@@ -42,6 +45,7 @@ def test_the_first_thing_in_the_way_is_named(known: dict[str, Any], why: Silence
 def test_a_reason_is_a_word_and_a_text_fits_a_notification() -> None:
     assert [why.reason for why in Silence] == [
         "not-connected",
+        "not-accepted",
         "booting",
         "unanswered",
         "refused",
@@ -100,6 +104,27 @@ def test_a_vm_that_is_not_connected_is_told_with_what_is_in_the_way(peer: Peer) 
     peer.monitor.disconnected(1.0, "/run/port: No such file or directory")
     fault = not_established(peer)
     assert (fault.reason, "/run/port: No such file" in fault.text) == ("not-connected", True)
+
+
+def test_a_vm_whose_connection_qemu_has_not_accepted_is_told_with_that(peer: Peer) -> None:
+    peer.monitor.accepted = False
+    fault = not_established(peer)
+    assert (fault.reason, "another program on this host" in fault.text) == ("not-accepted", True)
+
+
+def test_a_loss_of_which_another_program_is_the_cause_says_so(peer: Peer) -> None:
+    peer.open()
+    peer.answer()
+    peer.monitor.connected(peer.now)
+    peer.monitor.accepted = False
+    told: list[FaultRaised] = []
+    for _ in range(20):
+        peer.now += 1
+        peer.monitor.tick(peer.now)
+        told += [event for event in peer.monitor.events() if isinstance(event, FaultRaised)]
+    (fault,) = told
+    assert (fault.name, fault.reason) == ("heartbeat-lost", "not-accepted")
+    assert "another program on this host" in fault.text
 
 
 def test_a_vm_that_this_host_may_not_reach_is_blamed_for_nothing(peer: Peer) -> None:
