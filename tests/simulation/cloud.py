@@ -9,6 +9,9 @@ import math
 import random
 from typing import Callable, Protocol
 
+#: What is due in one run, at most: with more, something is due again and again at one moment.
+TURNS_MAX = 2_000_000
+
 
 class Actor(Protocol):
     """What wants a turn at a time that it can say."""
@@ -39,7 +42,7 @@ class Cloud:
         """Lets time pass; everything due happens at its time."""
         end = self.now + seconds
         events = self._events
-        while True:
+        for _ in range(TURNS_MAX):
             at, actor = events[0][0] if events else math.inf, None
             for each in self.actors:
                 due = each.due
@@ -52,4 +55,6 @@ class Cloud:
                 heapq.heappop(events)[2]()
             else:
                 actor.turn()
+        else:
+            raise RuntimeError(f"time stands still at {self.now}")
         self.now = end

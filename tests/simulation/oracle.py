@@ -6,9 +6,11 @@ pages leave a moment open (did an answer still get through before the hang?) it 
 docs/operations.md (Faults, Health, Timing) and docs/lifecycle.md.
 
     PYTHONPATH=.:guest .lab/venv/dev/bin/python -m tests.simulation.oracle \
-        [--sequences 1000000] [--seed TEXT] [--processes 1]
+        [--sequences 1000000] [--seed TEXT] [--first 0] [--processes 1]
 
-plays that many stories on the shipped engine and ends with 1 if one of them is told otherwise.
+plays that many stories on the shipped engine and ends with 1 if one of them is told otherwise, or
+breaks the engine or the story-teller. It says which, as soon as it knows; ``--one SEED`` plays and
+tells that one again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -40,6 +43,8 @@ MISSES, RECOVERY = 2, 2
 INTERVALS = (2.0, 3.0)
 #: How many events a story has after the first boot: so few that there can be a million of them.
 EVENTS = (2, 5)
+#: So many stories are one job of a worker.
+BATCH = 1000
 #: After what hindered it is gone, a VM is asked and answers within this time.
 RETURNS = 3.0
 #: An event is known to the engine, and followed, within this time.
@@ -684,14 +689,18 @@ class Disagreement:
     story: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\n  ".join((f"seed {self.seed}: {self.wrong}", *self.story))
+        again = f"again with: python -m tests.simulation.oracle --one {self.seed}"
+        return "\n  ".join((f"seed {self.seed}: {self.wrong}", *self.story, again))
 
 
 def play(seed: str) -> Disagreement | None:
     """Plays the story of a seed."""
     with played_channels():
         story = Story(seed)
-        wrong = story.play(story.rng.randint(*EVENTS))
+        try:
+            wrong = story.play(story.rng.randint(*EVENTS))
+        except Exception:
+            wrong = f"it broke\n{traceback.format_exc()}"
     return Disagreement(seed, wrong, tuple(story.told)) if wrong else None
 
 
@@ -707,6 +716,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.oracle")
     parser.add_argument("--sequences", type=int, default=1_000_000)
     parser.add_argument("--seed", default=str(int.from_bytes(os.urandom(4), "big")))
+    parser.add_argument("--first", type=int, default=0, help="the number of the first story")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--one", metavar="SEED", help="play one story and tell it")
     options = parser.parse_args(argv)
@@ -715,21 +725,26 @@ def main(argv: list[str] | None = None) -> int:
         disagreement = play(options.one)
         say(f"{disagreement or 'agreed'}\n")
         return int(disagreement is not None)
-    say(f"seed {options.seed}, {options.sequences} sequences\n")
-    batch, done, wrong = 1000, 0, 0
+    say(f"seed {options.seed}, {options.sequences} sequences from {options.first} on\n")
+    sys.stdout.flush()
+    done, wrong = 0, 0
     began = time.monotonic()
+    end = options.first + options.sequences
     with ProcessPoolExecutor(options.processes) as pool:
-        jobs = {
-            pool.submit(play_many, options.seed, first, min(batch, options.sequences - first)): min(
-                batch, options.sequences - first
-            )
-            for first in range(0, options.sequences, batch)
-        }
+        jobs = {}
+        for first in range(options.first, end, BATCH):
+            count = min(BATCH, end - first)
+            jobs[pool.submit(play_many, options.seed, first, count)] = first, count
         for job in as_completed(jobs):
-            done += jobs[job]
-            for disagreement in job.result():
-                wrong += 1
-                say(f"{disagreement}\n")
+            first, count = jobs[job]
+            try:
+                found: list[object] = [*job.result()]
+            except Exception as error:
+                found = [f"{error!r}: again with --seed {options.seed} --first {first}"]
+            done += count
+            wrong += len(found)
+            for each in found:
+                say(f"{each}\n")
             say(f"{done} played, {wrong} told otherwise, {time.monotonic() - began:.0f} s\n")
             sys.stdout.flush()
     return int(wrong > 0)

@@ -18,10 +18,15 @@ from collectd_vmhb.detector import Detector
 from collectd_vmhb.engine import Engine
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.reporter import Reporter
-from tests.simulation.oracle import play_many
+from tests.simulation import cloud
+from tests.simulation.oracle import main, play_many
 
 ROOT = Path(__file__).parents[2]
 SEQUENCES = 20_000
+
+
+#: What the stories tell, also if this test is killed in the middle of them.
+LOG = ROOT / ".lab" / "oracle.log"
 
 
 @pytest.mark.timeout(300)
@@ -31,12 +36,44 @@ def test_random_stories_are_told_as_the_pages_say(capfd: pytest.CaptureFixture[s
     command += ["--sequences", str(SEQUENCES), "--processes", "2"]
     path = os.pathsep.join((str(ROOT), str(ROOT / "guest")))
     with capfd.disabled():
-        sys.stdout.write(f"\n{SEQUENCES} sequences, VMHB_SEED={seed}\n")
-    run = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert f"{SEQUENCES} played, 0 told otherwise" in run.stdout
+        sys.stdout.write(f"\n{SEQUENCES} sequences, VMHB_SEED={seed}, told in {LOG}\n")
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("w") as log:
+        run = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log
+        )
+        try:
+            status = run.wait(280)
+        except subprocess.TimeoutExpired:
+            run.terminate()
+            status = run.wait()
+    told = LOG.read_text()
+    assert f"{SEQUENCES} played, 0 told otherwise" in told, told[-6000:]
+    assert status == 0, told[-6000:]
+
+
+def breaks(*_: object, **__: object) -> None:
+    """Is what an engine does that is broken altogether."""
+    raise ZeroDivisionError("broken")
+
+
+def test_a_story_that_breaks_something_is_told_with_its_seed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with patch.object(Monitor, "rebooted", breaks):
+        found = play_many("broken", 0, 30)
+        broken = next(each for each in found if "an error of the engine" in each.wrong)
+        assert main(["--one", broken.seed]) == 1
+    told = capsys.readouterr().out
+    assert "reboot at" in told
+    assert f"--one {broken.seed}" in told
+    assert main(["--one", broken.seed]) == 0
+
+
+def test_time_that_stands_still_is_told() -> None:
+    with patch.object(cloud, "TURNS_MAX", 5):
+        (found,) = play_many("still", 0, 1)
+    assert "time stands still" in found.wrong
 
 
 def nothing(*_: object, **__: object) -> None:
