@@ -47,7 +47,6 @@ class Channel:
 
     def __init__(self, address: Address) -> None:
         self._unsent = b""
-        self._nobody_tells = not isinstance(address, str)
         family = socket.AF_UNIX
         if not isinstance(address, str):
             address = (_LOOPBACK.get(address[0], address[0]), address[1])
@@ -77,13 +76,12 @@ class Channel:
 
         None where the kernel does not tell, as of TCP.
         """
-        if self._nobody_tells:
+        if self._socket.family != socket.AF_UNIX:
             return None
-        taken = None
-        with contextlib.suppress(OSError):
-            taken = _has_peer(os.fstat(self.fileno()).st_ino)
-        self._nobody_tells = taken is None
-        return taken
+        try:
+            return _has_peer(os.fstat(self.fileno()).st_ino)
+        except OSError:
+            return None
 
     def read(self) -> bytes:
         """Returns what came, at most READ_MAX bytes; b"" if there is nothing now."""

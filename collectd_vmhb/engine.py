@@ -44,7 +44,7 @@ from collectd_vmhb.hypervisor import (
     Scanned,
 )
 from collectd_vmhb.impairments import DISK, MASS, POLICIES, RIGHTS, Impairments
-from collectd_vmhb.monitor import Monitor
+from collectd_vmhb.monitor import Monitor, grace_after_reboot
 from collectd_vmhb.policy import Policy, Problem, bad_policy, policy_for
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
 from collectd_vmhb.publish import Note
@@ -456,7 +456,7 @@ class Engine:
             expected = True
             # A wall clock that was set must not forgive for ever.
             left = self._forgiven.get(domain.uuid, 0.0) - self._wall()
-            forgiven = now + min(left, self._settings.grace_after_reboot)
+            forgiven = now + min(left, grace_after_reboot(policy, self._settings))
         monitor = Monitor(
             domain.uuid,
             policy,
@@ -474,7 +474,7 @@ class Engine:
         watch = self._watches[domain.uuid] = Watch(domain, policy, monitor)
         if earlier is not None and domain.guest_has_open(policy.channel) is False:
             # It may have rebooted while nobody looked: an agent that hangs keeps its port open.
-            grace = max(grace, self._settings.grace_after_reboot)
+            grace = max(grace, grace_after_reboot(policy, self._settings))
         monitor.start(now, max(grace, forgiven - now), expected)
         if domain.uuid in self._early_reboots:
             monitor.rebooted(now)
@@ -542,6 +542,7 @@ class Engine:
             return
         watch.channel = Channel(seen_from_here(step.address, self._settings.socket_path_map))
         watch.had_channel = True
+        watch.accepted = False
         watch.monitor.barred = False
         self._impairments.unbar(watch.uuid, now)
         watch.monitor.connected(now)
@@ -607,9 +608,11 @@ class Engine:
             watch.look_at = NEVER
             self._ask.look(watch.uuid)
         if now >= watch.monitor.deadline:
-            if watch.channel is not None and not watch.monitor.accepted:
-                # Once for most connections: whoever was accepted stays so.
-                watch.monitor.accepted = watch.channel.taken
+            if watch.channel is not None and not watch.accepted:
+                # Once for most connections: who was accepted stays so.
+                watch.accepted = watch.channel.taken is not False
+                if watch.monitor.unaccepted is watch.accepted:
+                    watch.monitor.unaccepted = not watch.accepted
             watch.monitor.tick(now, self._awareness.stretch)
         if watch.monitor.mute(now):
             raise ChannelError(0, "nothing came from the guest; another reader may have the port")

@@ -91,6 +91,9 @@ class Monitor:
     the first challenges of many VMs over the interval.
     """
 
+    #: QEMU has not accepted the connection. So few ever have it that it is the class's until then.
+    unaccepted = False
+
     def __init__(
         self,
         uuid: str,
@@ -116,8 +119,6 @@ class Monitor:
         self.barred = False
         #: A process in the guest has the port open, as far as libvirt says.
         self.guest_open: bool | None = None
-        #: QEMU has accepted the connection; None while that is not known.
-        self.accepted: bool | None = None
         #: Why the channel is not connected, or was not last; for people.
         self.obstacle = "it was not connected yet"
         self.history = History()
@@ -181,7 +182,7 @@ class Monitor:
         """The guest boots again inside the same QEMU."""
         if self.busy is not None:
             self.busy.over(now)
-        self._detector.reboot(now, self._settings.grace_after_reboot)
+        self._detector.reboot(now, grace_after_reboot(self.policy, self._settings))
         self._settle(now, "rebooted")
 
     def connected(self, now: float) -> None:
@@ -192,7 +193,8 @@ class Monitor:
         self._unanswered = min(self._unanswered, UNANSWERED_MAX - 2)
         self._probes = 0
         self._refusal = ""
-        self.accepted = None
+        if self.unaccepted:
+            self.unaccepted = False
         self.checks.connected()
         self._interrupt_audit(now)
         self._session.connected()
@@ -306,7 +308,7 @@ class Monitor:
             self._session.open,
             self.guest_open,
             booting,
-            self.accepted,
+            not self.unaccepted,
         )
 
     @property
@@ -413,7 +415,7 @@ class Monitor:
         self._due = due
 
     def _on_exit(self, event: Closed, now: float) -> None:
-        self._detector.exit(now, self._settings.grace_after_reboot)
+        self._detector.exit(now, grace_after_reboot(self.policy, self._settings))
         self._interrupt_audit(now)
         if self.busy is not None:
             self.busy.over(now)
@@ -541,7 +543,7 @@ class Monitor:
             reason = "no-answer"
             if not self._connected:
                 text += f" ({self.obstacle})"
-            elif self.accepted is False:
+            elif self.unaccepted:
                 text += f" ({Silence.NOT_ACCEPTED.value})"
                 reason = Silence.NOT_ACCEPTED.reason
             return text, reason, now if math.isnan(self._answered) else self._answered
@@ -570,6 +572,15 @@ class Monitor:
             figures["last_answer_secs_ago"] = f"{now - self._answered:.3f}"
             figures["last_rtt_ms"] = f"{self.rtt * 1000:.2f}"
         return figures
+
+
+def grace_after_reboot(policy: Policy, settings: Settings) -> float:
+    """Returns for how long silence is forgiven after a reboot, in seconds.
+
+    A flavor that asks for more time to boot than others have needs it for each boot.
+    """
+    slow = policy.grace_period if policy.grace_period > settings.grace_period else 0.0
+    return max(settings.grace_after_reboot, slow)
 
 
 def _on_grid(at: float) -> float:

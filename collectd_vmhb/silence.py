@@ -37,17 +37,17 @@ def why_silent(
     session: bool,
     guest_open: bool | None,
     booting: bool,
-    accepted: bool | None = None,
+    accepted: bool = True,
 ) -> Silence:
     """Returns the first thing that is in the way, seen from the host.
 
     ``refused``: something came that was no message; ``session``: the guest opened one;
     ``guest_open``: as libvirt says of the port, None where it does not; ``accepted``: QEMU has
-    taken the connection, None where nobody tells.
+    taken the connection, as far as the kernel tells.
     """
     if not connected:
         return Silence.NOT_CONNECTED
-    if accepted is False:
+    if not accepted:
         return Silence.NOT_ACCEPTED
     if guest_open is False and not booting:
         return Silence.PORT_CLOSED

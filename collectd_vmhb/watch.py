@@ -34,6 +34,8 @@ class Watch:
     looked: bool = False
     #: A VM that just started does not wait for those that were found running.
     had_channel: bool = False
+    #: QEMU has accepted the connection, or nobody tells.
+    accepted: bool = False
     #: The one entry of the heap that counts for this VM.
     scheduled: float = NEVER
     #: What was told to others: selector, reporter, libvirt.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from collectd_vmhb.publish import Note
 from collectd_vmhb.reporter import Reporter
-from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State
 from collectd_vmhb.verdict import (
     ENGINE_IMPAIRED,
@@ -24,8 +22,8 @@ from collectd_vmhb.verdict import (
     Severity,
 )
 from tests.simulation.cloud import Cloud
-from tests.simulation.node import Node, played_channels
-from tests.simulation.vm import Vm
+from tests.simulation.hosts import HOST, LATEST_OF_MANY, host_of
+from tests.simulation.node import Node
 from tests.simulation.world import POLICY, UUID, World
 
 GRACE_AFTER_RESUME, GRACE_AFTER_REBOOT = 15.0, 25.0
@@ -312,29 +310,6 @@ def test_any_story_is_told_truly(story: list[tuple[str, float]]) -> None:
 
 
 # -- whole hosts ----------------------------------------------------------------------------
-
-HOST = Settings(hold_down=0.0)
-SPECS = {"vmhb:enabled": "true", "vmhb:miss_threshold": "5"}
-#: Counted from a hang, with the two rounds for which a mass is held back.
-LATEST_OF_MANY = 5 * 1.0 + 0.9 + 2 * 1.0 + 0.1
-
-
-@pytest.fixture(name="cloud")
-def _cloud() -> Iterator[Cloud]:
-    with played_channels():
-        yield Cloud(1)
-
-
-def host_of(cloud: Cloud, count: int, interval: str = "1") -> Node:
-    """A host whose VMs all answer."""
-    node = Node(cloud, HOST)
-    node.start()
-    cloud.run(1.0)
-    for number in range(count):
-        Vm(node, f"vm-{number}", {**SPECS, "vmhb:interval": interval}).start(2.0)
-    cloud.run(10.0)
-    assert {node.health(uuid) for uuid in node.vms} == {"healthy"}
-    return node
 
 
 def test_half_of_all_vms_silent_in_the_same_moment(cloud: Cloud) -> None:

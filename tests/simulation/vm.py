@@ -113,6 +113,8 @@ class Vm:
         self.hung = False
         #: Whether libvirt says if a process in the guest has the port open: not of a serial port.
         self.tells_port = False
+        #: Its guest did not boot in this run.
+        self.carried = False
         self.agent: Session | None = None
         self.checks: dict[str, Status] = {}
         #: What the guest would do now, if it ran.
@@ -136,6 +138,7 @@ class Vm:
             instance=Instance(self.uuid, "project", "flavor", dict(self.specs)),
             channels=channels,
             has_virtio_serial=True,
+            carried=self.carried and self.tells_port,
         )
 
     @property
@@ -149,6 +152,7 @@ class Vm:
         """Switches it on; its agent answers after ``boot`` seconds, never for None."""
         self.domain_id = self.node.next_id()
         self.state = DomainState.RUNNING
+        self.carried = False
         self._boot(boot)
         self.node.event(self.uuid)
 
@@ -178,6 +182,7 @@ class Vm:
         """Another QEMU goes on with what was saved; the channel is part of it."""
         self.domain_id = self.node.next_id()
         self.state = DomainState.RUNNING
+        self.carried = True
         self.attach()
         self.node.event(self.uuid)
         self._wake()

@@ -107,7 +107,7 @@ def test_a_vm_that_is_not_connected_is_told_with_what_is_in_the_way(peer: Peer) 
 
 
 def test_a_vm_whose_connection_qemu_has_not_accepted_is_told_with_that(peer: Peer) -> None:
-    peer.monitor.accepted = False
+    peer.monitor.unaccepted = True
     fault = not_established(peer)
     assert (fault.reason, "another program on this host" in fault.text) == ("not-accepted", True)
 
@@ -116,7 +116,7 @@ def test_a_loss_of_which_another_program_is_the_cause_says_so(peer: Peer) -> Non
     peer.open()
     peer.answer()
     peer.monitor.connected(peer.now)
-    peer.monitor.accepted = False
+    peer.monitor.unaccepted = True
     told: list[FaultRaised] = []
     for _ in range(20):
         peer.now += 1
