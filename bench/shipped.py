@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.subject import INTERVAL, MISSES, TIMEOUT, number_of, serve, uuid
@@ -27,7 +28,7 @@ _SPECS = {
 class Shipped:
     """The engine; plays libvirt towards it (`engine.Libvirt`): N domains that never change."""
 
-    def __init__(self, directory: Path, count: int) -> None:
+    def __init__(self, directory: Path, count: int, specs: Mapping[str, str] = _SPECS) -> None:
         settings = Settings()
         self._domains = tuple(
             Domain(
@@ -35,7 +36,7 @@ class Shipped:
                 name=f"instance-{number:08x}",
                 domain_id=number + 1,
                 state=DomainState.RUNNING,
-                instance=Instance(f"vm-{number}", "p-1", "m1", dict(_SPECS)),
+                instance=Instance(f"vm-{number}", "p-1", "m1", dict(specs)),
                 channels=(ChannelDevice(settings.channel_name, str(directory / f"{number}.sock")),),
                 has_virtio_serial=True,
             )

@@ -25,6 +25,8 @@ TIMEOUT_MAX = 600.0
 SLACK = 2.0
 #: For so long a check that fails again and again asks for no other audit.
 FAULT_REST = 600.0
+#: Bytes of memory for what a guest says in its audits: beyond, a check is kept without texts.
+TEXTS_MAX = 24 * 1024
 #: Checks kept of one audit, and checks whose last audit is remembered.
 CHECKS_MAX = 64
 
@@ -136,7 +138,7 @@ class Audits:
         for check in answer.checks:
             room = check.name in audit.checks or len(audit.checks) < CHECKS_MAX
             if room and audit.check in ("", check.name):
-                audit.checks[check.name] = check
+                audit.checks[check.name] = check if check.size <= self._room() else check.bare
         audit.text = answer.log_msg
         if not answer.more:
             self._end(audit, Outcome(answer.outcome), now)
@@ -174,6 +176,13 @@ class Audits:
         self.of_faults.pop(check, None)
         if check in self._waiting:
             self._waiting.remove(check)
+
+    def _room(self) -> int:
+        """Returns the bytes that are left for texts."""
+        kept = {id(audit): audit for audit in (self.last, *self.of_faults.values()) if audit}
+        return TEXTS_MAX - sum(
+            check.size for audit in kept.values() for check in audit.checks.values()
+        )
 
     def _end(self, audit: Audit, outcome: Outcome, now: float) -> None:
         audit.outcome = outcome

@@ -14,6 +14,8 @@ from collectd_vmhb.verdict import CHECK_PREFIX, Severity
 
 #: Named checks kept for one VM.
 CHECKS_MAX = 64
+#: Bytes of memory for what a guest says about its checks: beyond, a check is kept without texts.
+TEXTS_MAX = 24 * 1024
 #: Answers without a session after which a guest is taken for one that will not open a new one.
 SESSIONLESS_ANSWERS = 3
 #: The name under which the published protocol's single health bit is reported.
@@ -36,6 +38,7 @@ class Checks:
         "_awaited",
         "_figures_max",
         "_sessionless",
+        "_texts",
         "faults",
         "figures",
         "known",
@@ -57,6 +60,8 @@ class Checks:
         #: While a full report is under way: the names that it has had so far.
         self._awaited: set[str] | None = None
         self._sessionless = 0
+        #: Bytes of memory that the results' texts take.
+        self._texts = 0
 
     @property
     def sick(self) -> bool:
@@ -99,6 +104,7 @@ class Checks:
 
     def _take_health_bit(self, answer: Answered) -> None:
         self.results.clear()
+        self._texts = 0
         if not answer.healthy:
             self.results[HEALTH_BIT] = Check(
                 HEALTH_BIT, CheckStatus.CRITICAL, answer.log_msg, "", 0.0, 0.0
@@ -115,16 +121,23 @@ class Checks:
     def _merge(self, report: CheckReport) -> None:
         for check in report.checks:
             if check.name in self.results or len(self.results) < CHECKS_MAX:
-                self.results[check.name] = check
+                self._keep(check)
                 self._take_figures(check)
         if self._awaited is None:
             return
         self._awaited.update(check.name for check in report.checks)
         if not report.more:
             for name in self.results.keys() - self._awaited:
-                del self.results[name]
+                self._texts -= self.results.pop(name).size
             self._awaited = None
             self.known = True
+
+    def _keep(self, check: Check) -> None:
+        before = self.results.get(check.name)
+        self._texts -= before.size if before else 0
+        kept = check if self._texts + check.size <= TEXTS_MAX else check.bare
+        self._texts += kept.size
+        self.results[check.name] = kept
 
     def _take_figures(self, check: Check) -> None:
         if self.figures is None:

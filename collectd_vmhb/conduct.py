@@ -9,6 +9,8 @@ import math
 MESSAGES_PER_SECOND = 50.0
 BYTES_PER_SECOND = 64 * 1024.0
 BURST_SECONDS = 4.0
+#: Changes of its checks that are told: twenty at once, the rest of more in the seconds after.
+NEWS_PER_SECOND = 5.0
 #: For so long a guest that overdrew its budget is not read.
 MUTED = 1.0
 #: Complaints (malformed, wrong or excessive messages), counted at most once a second, that
@@ -31,10 +33,15 @@ class Budget:
         self._left = rate * BURST_SECONDS
         self._at = 0.0
 
-    def spend(self, units: float, now: float) -> bool:
-        """Takes units and tells whether they were there."""
+    def has(self, units: float, now: float) -> bool:
+        """Tells whether so many units are there."""
         self._left = min(self._rate * BURST_SECONDS, self._left + (now - self._at) * self._rate)
         self._at = now
+        return self._left >= units
+
+    def spend(self, units: float, now: float) -> bool:
+        """Takes units and tells whether they were there."""
+        self.has(units, now)
         # What one burst overdraws costs a second, not minutes.
         self._left = max(self._left - units, -self._rate)
         return self._left >= 0
@@ -51,12 +58,17 @@ class Conduct:
         "_left",
         "_messages",
         "_misbehaves",
+        "_news",
         "muted_until",
+        "news_at",
     )
 
     def __init__(self) -> None:
         #: Until then the channel is not to be read: the guest spent its budget.
         self.muted_until = 0.0
+        #: When more may be told of its checks; inf if nothing waits for that.
+        self.news_at = math.inf
+        self._news = Budget(NEWS_PER_SECOND)
         self._messages = Budget(MESSAGES_PER_SECOND)
         self._bytes = Budget(BYTES_PER_SECOND)
         self._complaints = 0
@@ -71,6 +83,13 @@ class Conduct:
         if not self._messages.spend(messages, now) or not within:
             self.muted_until = now + MUTED
             self.complain(now)
+
+    def may_tell(self, now: float) -> bool:
+        """True if another change of its checks may be told now; if not, come back at `news_at`."""
+        if self._news.has(1, now):
+            return self._news.spend(1, now)
+        self.news_at = now + 1
+        return False
 
     def complain(self, now: float) -> None:
         """The guest sent what it should not.

@@ -339,6 +339,7 @@ class Monitor:
         wanted = self._next_challenge if self._due is None else self._due
         if self._must_establish and NOT_ESTABLISHED not in self._open:
             wanted = min(wanted, self._detector.grace_until)
+        wanted = min(wanted, self.conduct.news_at)
         return wanted if self.audits is None else min(wanted, self.audits.deadline)
 
     def mute(self, now: float) -> bool:
@@ -486,9 +487,11 @@ class Monitor:
         """Turns the difference between the open and the wanted faults into events."""
         if self._detector.health is not self.history.health:
             self.history.turned(self._detector.health, now)
+        self.conduct.news_at = math.inf
         wanted = self._wanted(now)
         if wanted == self._open:
             return
+        wanted = self._tellable(wanted, now)
         for name in self._open.keys() - wanted.keys():
             self._events.append(FaultCleared(self.uuid, name, why))
             if self.audits is not None and name.startswith(CHECK_PREFIX):
@@ -499,6 +502,18 @@ class Monitor:
                 if name.startswith(CHECK_PREFIX):
                     self._audit_on_fault(name[len(CHECK_PREFIX) :], now)
         self._open = wanted
+
+    def _tellable(self, wanted: dict[str, Severity], now: float) -> dict[str, Severity]:
+        """Returns the faults as they may be told now: a guest makes no storm of its checks."""
+        told: dict[str, Severity] = {}
+        for name in {**self._open, **wanted}:
+            before, after = self._open.get(name), wanted.get(name)
+            is_check = name.startswith(CHECK_PREFIX)
+            if before is not after and is_check and not self.conduct.may_tell(now):
+                after = before
+            if after is not None:
+                told[name] = after
+        return told
 
     def _audit_on_fault(self, check: str, now: float) -> None:
         if self._settings.audit_on_fault and self._session.can_audit:

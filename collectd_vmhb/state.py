@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,18 +110,22 @@ class StateFile:
 
     def save(self, state: State) -> None:
         """Replaces the file durably; raises OSError, and then the old one is still whole."""
-        content = json.dumps(
-            {
-                "format": FORMAT,
-                "incidents": state.incidents,
-                "established": state.established,
-                "forgiven": state.forgiven,
-                "maintenance": state.maintenance,
-                "boot": _boot_id(),
-            },
-            indent=1,
-        )
-        durable.replace(self._path, content.encode("ascii"))
+        durable.replace_by_pieces(self._path, _pieces(state))
+
+
+def _pieces(state: State) -> Iterator[bytes]:
+    """Returns the file's content, an incident at a time: all at once would hold up the engine."""
+    fields = {
+        "format": FORMAT,
+        "established": state.established,
+        "forgiven": state.forgiven,
+        "maintenance": state.maintenance,
+        "boot": _boot_id(),
+    }
+    yield json.dumps(fields).encode("ascii")[:-1] + b',\n"incidents": ['
+    for number, incident in enumerate(state.incidents):
+        yield (b",\n" if number else b"\n") + json.dumps(incident).encode("ascii")
+    yield b"\n]}\n"
 
 
 def _boot_id() -> str:

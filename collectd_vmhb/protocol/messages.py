@@ -11,10 +11,9 @@ from __future__ import annotations
 import enum
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from sys import getsizeof
 from typing import Any, Callable, NoReturn, Union
-
-from collectd_vmhb.protocol.lines import BASE_MAX_LINE
 
 VERSION = 3
 REVISION = 1
@@ -35,21 +34,15 @@ OUTCOMES = ("done", "timeout", "unknown_check", "refused")
 CHECK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 #: Control, line and paragraph separators, bidi overrides, and half surrogate pairs.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
-#: The published client does not escape log_msg, its last field: a quote in it breaks the JSON.
-#: The fields before it are still whole, and they are what tells that the guest is alive.
-_UNESCAPED_ANSWER = re.compile(
-    r'\s*\{[^{}\[\]"]*"version"\s*:\s*(?P<version>\d{1,9})\s*,'
-    r'[^{}\[\]]*?"msg_type"\s*:\s*"challenge_response"\s*,'
-    r'[^{}\[\]]*?"heartbeat_response"\s*:\s*(?P<response>\d{1,10})\s*,'
-    r'\s*"heartbeat_health"\s*:\s*"(?P<health>healthy|unhealthy)"\s*,'
-    r'\s*"corrective_action"\s*:\s*"[a-z_]{1,31}"\s*,'
-    r'\s*"log_msg"\s*:\s*"(?P<log>.*)',
-    re.DOTALL,
-)
+_UNESCAPED = re.compile(r'\s*:\s*"(?P<said>.*)', re.DOTALL)
 
 
 class ProtocolError(ValueError):
     """A line that is no message of the protocol; the text says why, for a nack and the log."""
+
+
+class _NoJSONError(ProtocolError):
+    """A line that is no JSON, though it may hold a message."""
 
 
 @enum.unique
@@ -72,6 +65,16 @@ class Check:
     perfdata: str
     age: float
     duration: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that its texts take: four for each character if one is an emoji."""
+        return getsizeof(self.text) + getsizeof(self.perfdata)
+
+    @property
+    def bare(self) -> Check:
+        """The same without its texts."""
+        return replace(self, text="", perfdata="")
 
 
 @dataclass(frozen=True)
@@ -157,11 +160,24 @@ def decode(line: bytes) -> Message:
     """Reads one line from a guest; raises ProtocolError for anything that is no message."""
     text = line.decode("utf-8", "replace")
     try:
-        fields = _DECODER.decode(text)
+        fields = _parse(text)
+    except _NoJSONError:
+        return _rescue(text)
+    return _read(fields)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
     except ProtocolError:
         raise
-    except (ValueError, RecursionError) as error:
-        return _rescue(text, error)
+    except RecursionError:
+        raise ProtocolError("nested too deep") from None
+    except ValueError:
+        raise _NoJSONError("not JSON") from None
+
+
+def _read(fields: Any) -> Message:
     if not isinstance(fields, dict):
         raise ProtocolError("not a JSON object")
     if _integer(fields, "version", 0, CHALLENGE_MAX) < VERSION:
@@ -180,19 +196,20 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ProtocolError(f"{name} is no JSON")
 
 
-def _rescue(text: str, error: Exception) -> ChallengeResponse:
-    # Only that client's lines, which are short: a search in a long one could take seconds.
-    match = _UNESCAPED_ANSWER.fullmatch(text) if len(text) <= BASE_MAX_LINE else None
-    if match is None or int(match["version"]) < VERSION:
-        reason = "nested too deep" if isinstance(error, RecursionError) else "not JSON"
-        raise ProtocolError(reason) from None
-    return ChallengeResponse(
-        response=int(match["response"]),
-        healthy=match["health"] == "healthy",
-        log_msg=clean_text(match["log"].rstrip().removesuffix("}").rstrip('"'), TEXT_MAX),
-        report=None,
-        well_formed=False,
-    )
+def _rescue(text: str) -> ChallengeResponse:
+    """Reads an answer around the text in it that the published client did not escape.
+
+    It is the last field: those before it are whole, and they tell that the guest is alive.
+    """
+    head, _, tail = text.partition('"log_msg"')
+    unescaped = _UNESCAPED.fullmatch(tail)
+    if unescaped is None:
+        raise ProtocolError("not JSON")
+    message = _read(_parse(head.rstrip().removesuffix(",") + "}"))
+    if not isinstance(message, ChallengeResponse):
+        raise ProtocolError("not JSON")
+    said = clean_text(unescaped["said"].rstrip().removesuffix("}").rstrip('"'), TEXT_MAX)
+    return replace(message, log_msg=said, well_formed=False)
 
 
 def _integer(fields: dict[str, Any], key: str, low: int, high: int) -> int:

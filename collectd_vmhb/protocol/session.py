@@ -38,6 +38,9 @@ from collectd_vmhb.protocol.messages import (
 
 #: What we speak beyond the published protocol.
 CAPS = frozenset({"audit", "busy", "checks", "interval"})
+#: Lines taken of what came at once; more of them would cost others their time. An answer has 95
+#: bytes at least, so one read of `channel` holds fewer.
+LINES_MAX = 64
 #: How many past values are told apart from values that were never ours.
 REMEMBERED = 64
 #: Nacks between two answers: the published client never reacts to one, so more are only noise.
@@ -215,7 +218,7 @@ class Session:
         events: list[SessionEvent] = []
         lines = self._lines.feed(data)
         self.lines = len(lines)
-        for line in lines:
+        for line in lines[:LINES_MAX]:
             try:
                 if isinstance(line, TooLong):
                     raise ProtocolError(f"line longer than {self._lines.limit} bytes")
@@ -225,6 +228,8 @@ class Session:
                 self._nack(str(error))
             if event is not None:
                 events.append(event)
+        if len(lines) > LINES_MAX:
+            events.append(Refused(f"more than {LINES_MAX} lines at once"))
         return events
 
     def _apply(self, message: Message) -> SessionEvent | None:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints what hostile guests cost the honest ones, attack by attack.
+
+    .lab/venv/dev/bin/python -m tests.hostile [--seconds 20] [ATTACK ...]
+
+Ten of 200 guests make the attack, after as long a time without it in the same run. Without ATTACK
+each has its turn, and after them all together: about a minute each. No rights are needed; as root
+the figures are less noisy, since other programs are kept out.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.hostile.attackers import ATTACKS
+from tests.hostile.scene import HOSTILE, VMS, Scene, Window, part
+
+#: What the honest guests may notice (p99 of the detection error in ms; memory in MiB).
+ERROR_MAX, MEMORY_MAX = 2.0, 1.0
+
+
+def measure(names: list[str], seconds: float) -> tuple[Window, Window]:
+    """Returns what was seen before the attack and during it."""
+    with Scene(names) as scene:
+        before = scene.watch(seconds)
+        scene.attack()
+        return before, scene.watch(seconds)
+
+
+def row(title: str, before: Window, during: Window) -> str:
+    """Writes one line of the table."""
+    error = (part(during.errors, 0.99) - part(before.errors, 0.99)) * 1e3
+    late = (part(during.lateness, 0.99) - part(before.lateness, 0.99)) * 1e3
+    memory = (during.memory - before.memory) / 2**20
+    told = sum(vm >= VMS - HOSTILE for vm, *_ in during.notes)
+    verdict = "" if error < ERROR_MAX and memory < MEMORY_MAX else "  over"
+    return (
+        f"{title:<16} {len(during.errors):>4} {during.missed:>6} {during.false:>5} "
+        f"{part(before.errors, 0.99) * 1e3:>7.2f} {error:>+7.2f} {late:>+7.2f} {memory:>+7.2f} "
+        f"{during.beats / before.beats:>7.3f} {told:>5}{verdict}"
+    )
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--seconds", type=float, default=20.0, help="with and without each attack")
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=", ".join(ATTACKS))
+    wanted = parser.parse_args()
+    unknown = set(wanted.attacks) - set(ATTACKS)
+    if unknown:
+        parser.error(f"no such attack: {', '.join(sorted(unknown))}")
+    print(
+        "Of the honest guests: losses found out, missed, false; p99 of decided - ideal, ms, and\n"
+        f"its change by the attack (goal: < {ERROR_MAX:g}); change of lateness of sends, p99,\n"
+        f"ms; growth of the engine's memory, MiB (goal: < {MEMORY_MAX:g}); beats, with / without;\n"
+        "notifications about the hostile ones.\n\n"
+        "attack          found missed false     p99  change    late  memory   beats  told"
+    )
+    for name in wanted.attacks or ATTACKS:
+        print(row(name, *measure([name] * HOSTILE, wanted.seconds)), flush=True)
+    if not wanted.attacks:
+        for at in range(1, len(ATTACKS), HOSTILE):
+            mixed = [*ATTACKS, *list(ATTACKS)[1:]][at : at + HOSTILE]
+            print(row(f"mixed, from {at}", *measure(mixed, wanted.seconds)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
