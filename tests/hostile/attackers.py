@@ -88,7 +88,7 @@ class Attack:
     pace: float = 0.0
     #: It reads what the host sends.
     reads: bool = True
-    #: It goes too far for a fault not to be due, if only it goes on for long enough.
+    #: Half a minute of it is a fault.
     is_fault: bool = True
 
 
@@ -208,7 +208,6 @@ ATTACKS: dict[str, Attack] = {
             + message(ESCAPES)
             + (message("exit", log_msg=ESCAPES) if turn % 4 == 3 else b"")
         ),
-        is_fault=False,
     ),
     "replays": Attack("each answer again and again", answers=lambda value, _: answer(value) * 100),
     "guesses": Attack(
@@ -226,9 +225,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "never-reads": Attack("writes, and reads nothing", unasked=lambda *_: init(), reads=False),
     "capability-lies": Attack("claims what it cannot", answers=_lies),
-    "new-checks": Attack("64 new failed checks each time", answers=_new_each_time, is_fault=False),
+    "new-checks": Attack("64 new failed checks each time", answers=_new_each_time),
     "flapping-checks": Attack(
-        "64 checks that turn each time", answers=_alternating, unasked=_alternating, pace=0.05
+        "64 checks that turn each time", answers=_alternating, unasked=_alternating
     ),
     "long-texts": Attack(
         "as much text as is kept", answers=_texts, unasked=_texts, pace=0.3, is_fault=False
