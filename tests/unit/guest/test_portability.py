@@ -36,5 +36,6 @@ def test_nothing_newer_than_python_3_6_is_used() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_shell_client_is_short() -> None:
-    assert len((GUEST / "sh/vmhb-guest.sh").read_text().splitlines()) <= 60
+@pytest.mark.parametrize(("client", "lines"), [("sh/vmhb-guest.sh", 60), ("c/vmhb-guest.c", 150)])
+def test_a_client_to_start_from_is_short(client: str, lines: int) -> None:
+    assert len((GUEST / client).read_text().splitlines()) < lines
