@@ -16,6 +16,7 @@ from tests.controller.node import PERIOD, Node
 from tests.controller.test_driver import OURS
 from tests.lab.certificates import make_certificate
 from tests.lab.ear import Ear
+from tests.lab.layout import ROOT
 from vitrage_notifier.transport import OsloTransport
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -234,6 +235,8 @@ def url_of(controller: Controller, tenant: str, way: str = "") -> str:
 def test_the_rights_that_the_page_gives_to_its_user_are_enough(
     controller: Controller, tmp_path: Path, tenant: str, way: str
 ) -> None:
+    page = (ROOT / "docs/vitrage.md").read_text()
+    assert f"'{SWEEPER.configure}' \\\n    '{SWEEPER.write}' '{SWEEPER.read}'" in page
     way = way.format(ca=controller.certificate.ca)
     everything = url_of(controller, tenant, way).replace(f"{tenant}:{tenant}@", "guest:guest@")
     with Ear(everything) as vitrage:
