@@ -162,9 +162,9 @@ class LeaseFile:
                 self._save(self._db)
             else:
                 self._load(self._db)
-        except (OSError, sqlite3.Error) as problem:
+        except Exception as problem:
             self._close()
-            trouble = str(problem)
+            trouble = f"{type(problem).__name__}: {problem}"
         else:
             trouble = ""
         with self._news:
