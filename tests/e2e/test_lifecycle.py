@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Callable
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ import pytest
 
 from collectd_vmhb.control import ControlError, ask
 from tests.e2e.conftest import OKAY, Cloud
+from tests.lab.disk import Disk
 from tests.lab.guest import CHANNEL, Guest
 from tests.lab.lab import Lab
 from tests.lab.node import Node
@@ -220,6 +222,48 @@ def test_snapshots_of_a_disk(cloud: Cloud) -> None:
     guest.undefine()
 
 
+def test_suspended_to_its_memory_by_the_guest(story: Story, vm: Guest) -> None:
+    soon(vm, "echo mem >/sys/power/state")
+    story.shows("paused")
+    time.sleep(LONG)
+    vm.domain.pMWakeup()
+    story.goes_on()
+
+
+@pytest.fixture
+def full(cloud: Cloud) -> Iterator[tuple[Guest, Path]]:
+    """A guest whose disk has less room on this host than the guest thinks, and what takes it."""
+    disk = Disk(cloud.lab.node, "full")
+    disk.mount()
+    node_path = Path(f"{cloud.lab.node.root}{disk.path}")
+    (node_path / "ballast").write_bytes(bytes(4 << 20))
+    with (node_path / "vm.raw").open("wb") as file:
+        file.truncate(32 << 20)
+    (node_path / "vm.raw").chmod(0o666)
+    guest = cloud.lab.boot(
+        "full",
+        extra_specs=SPECS,
+        devices=f"<disk type='file'><driver name='qemu' type='raw' cache='none'/>"
+        f"<source file='{disk.path}/vm.raw'/><target dev='vda' bus='virtio'/></disk>",
+    )
+    yield guest, node_path / "ballast"
+    guest.destroy()
+    guest.undefine()
+    disk.unmount()
+
+
+def test_stopped_by_qemu_on_an_io_error(cloud: Cloud, full: tuple[Guest, Path]) -> None:
+    guest, ballast = full
+    story = Story(cloud, guest)
+    story.goes_on()
+    soon(guest, "dd if=/dev/zero of=/dev/vda bs=64k count=200 conv=fsync")
+    story.tells(LOST)
+    assert story.engine["domain"]["state"] == "stopped by a failure"
+    ballast.unlink()
+    guest.domain.resume()
+    story.goes_on(LOST, RECOVERED)
+
+
 # -- boots again ----------------------------------------------------------------------------
 
 
@@ -304,6 +348,15 @@ def test_shutdown_from_inside(story: Story, vm: Guest, saved: str) -> None:
 def test_shutdown_from_outside_that_the_guest_does_not_follow(story: Story, vm: Guest) -> None:
     vm.domain.shutdown()
     time.sleep(LONG)
+    story.goes_on()
+
+
+def test_shutdown_from_outside_that_the_guest_follows(story: Story, vm: Guest, saved: str) -> None:
+    follow = "kill -TERM -$(cat /run/agent.pid); sleep 0.3; poweroff -f"
+    vm.run(f"(head -c 24 /dev/input/event0 >/dev/null; {follow}) >/dev/null 2>&1 &")
+    vm.domain.shutdown()
+    story.shows("")
+    vm.node.connection.restore(saved)
     story.goes_on()
 
 
@@ -411,6 +464,21 @@ def test_another_reader_has_the_channel(story: Story, vm: Guest) -> None:
         assert story.engine["channel"]["state"] == "connected, no session"
         assert "another program on this host" in story.engine["channel"]["obstacle"]
     story.goes_on("heartbeat-lost: not-accepted", RECOVERED)
+
+
+# -- the services of the host ----------------------------------------------------------------
+
+
+def test_collectd_restarted_in_order(story: Story, vm: Guest) -> None:
+    story.cloud.collectd.stop()
+    story.cloud.collectd.start(story.cloud.stanza)
+    story.goes_on()
+
+
+def test_libvirtd_restarted_in_order(story: Story, vm: Guest) -> None:
+    vm.node.kill_libvirtd(signal.SIGTERM)
+    vm.node.start_libvirtd()
+    story.goes_on()
 
 
 # -- Nova -----------------------------------------------------------------------------------
@@ -571,6 +639,28 @@ def test_migration_that_fails_half_way(story: Story, vm: Guest, elsewhere: Cloud
     until(pid_file.exists, 20, "the migration does not begin")
     time.sleep(LONG)
     os.kill(qemu_of(arriving), signal.SIGKILL)
+    mover.join(60)
+    assert len(errors) == 1
+    story.goes_on()
+    there.shows("")
+    assert there.told == []
+
+
+def test_migration_that_is_given_up(story: Story, vm: Guest, elsewhere: Cloud) -> None:
+    there = Story(elsewhere, vm)
+    errors: list[libvirt.libvirtError] = []
+
+    def move() -> None:
+        try:
+            migrate(vm, elsewhere.lab.node, mib_a_second=1)
+        except libvirt.libvirtError as error:
+            errors.append(error)
+
+    mover = threading.Thread(target=move, daemon=True)
+    mover.start()
+    until(lambda: there.engine.get("health") == "paused", 20, "the migration does not begin")
+    time.sleep(LONG)
+    vm.domain.abortJob()
     mover.join(60)
     assert len(errors) == 1
     story.goes_on()

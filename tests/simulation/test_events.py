@@ -301,6 +301,18 @@ def test_agent_dies(vm: Vm) -> None:
     assert is_well(vm, told_before=1)
 
 
+def test_another_reader(cloud: Cloud, node: Node, vm: Vm) -> None:
+    node.kill()
+    assert vm.port is not None
+    vm.port.rival = True
+    node.start()
+    assert is_lost(vm, HOST.grace_after_resume + LATEST_AFTER_GRACE)
+    assert node.alarms.raised[0][3] == "not-accepted"
+    vm.port.rival = False
+    vm.lines_came()
+    assert is_well(vm, told_before=1)
+
+
 def test_hang_while_libvirtd_is_away(cloud: Cloud, node: Node, vm: Vm) -> None:
     node.lose_libvirt()
     cloud.run(5.0)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from collectd_vmhb.verdict import HEARTBEAT_LOST
 from tests.simulation.cloud import Cloud
 from tests.simulation.hosts import (
@@ -15,6 +17,8 @@ from tests.simulation.hosts import (
 )
 from tests.simulation.node import Node
 from tests.simulation.vm import Vm
+
+pytestmark = pytest.mark.timeout(120)
 
 
 def test_a_host_is_emptied_by_live_migration(cloud: Cloud) -> None:
@@ -164,3 +168,14 @@ def test_qemu_killed_for_want_of_memory_while_another_hangs(cloud: Cloud) -> Non
     cloud.run(LATEST)
     assert told(node) == [(hung.uuid, HEARTBEAT_LOST)]
     assert node.health(killed.uuid) == ""
+
+
+def test_a_starved_engine(cloud: Cloud) -> None:
+    node = host_of(cloud, 40)
+    hung, *others = node.vms.values()
+    node.stall(10.0)
+    cloud.run(5.0)
+    hung.hang()
+    cloud.run(60.0)
+    assert told(node) == [(hung.uuid, HEARTBEAT_LOST)]
+    assert {node.health(vm.uuid) for vm in others} == {"healthy"}

@@ -35,6 +35,8 @@ class Port:
         self.path = f"/channel/{next(_numbers)}"
         self.queued = b""
         self.host: HostEnd | None = None
+        #: Another program has the port: QEMU does not accept ours.
+        self.rival = False
         _ports[self.path] = self
 
     def close(self) -> None:
@@ -48,7 +50,6 @@ class HostEnd:
     """Takes the place of `collectd_vmhb.channel.Channel`."""
 
     blocked = False
-    taken = True
 
     def __init__(self, path: str) -> None:
         port = _ports.get(path)
@@ -59,6 +60,10 @@ class HostEnd:
         self._data = b""
         port.host = self
         port.vm.host_came()
+
+    @property
+    def taken(self) -> bool:
+        return self._port is None or not self._port.rival
 
     @property
     def readable(self) -> bool:
@@ -340,6 +345,8 @@ class Vm:
 
     def _read(self) -> None:
         if self.agent is None or self.port is None or self.agent.state is State.CLOSED:
+            return
+        if self.port.rival:
             return
         data, self.port.queued = self.port.queued, b""
         if data:
