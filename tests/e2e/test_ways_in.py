@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -139,6 +140,39 @@ def test_a_channel_is_detached_on_request_alone(cloud: Cloud) -> None:
         assert channel_of(guest)
         assert cloud.faults(mark) == []
     finally:
+        guest.destroy()
+        guest.undefine()
+
+
+# -- collectd in a container -----------------------------------------------------------------
+
+
+def test_a_directory_that_is_elsewhere_for_collectd_and_deeper_than_an_address(
+    cloud: Cloud,
+) -> None:
+    guest = cloud.lab.boot("contained", extra_specs=SPECS)
+    node = cloud.lab.node
+    elsewhere = f"/run/{'containers' * 6}/{'volumes' * 8}"
+    seat = f"{node.root}/run/vmhb/control.sock"
+    try:
+        cloud.healthy(guest)
+        cloud.collectd.stop()
+        mapped = ("/var/lib/libvirt", elsewhere)
+        cloud.collectd.start(stanza(cloud.lab, SocketPathMap=mapped, HoldDown=0.0))
+        deadline = time.monotonic() + 20
+        while elsewhere not in str(ask(seat, {"command": "explain", "vm": guest.uuid})["channel"]):
+            assert time.monotonic() < deadline, "it connects to another path"
+            time.sleep(0.2)
+        subprocess.run(node.command("mkdir", "-p", elsewhere), check=True)
+        bind = node.command("mount", "--bind", "/var/lib/libvirt", elsewhere)
+        subprocess.run(bind, check=True)
+        cloud.healthy(guest)
+    finally:
+        cloud.collectd.stop()
+        subprocess.run(node.command("umount", elsewhere), check=False)
+        cloud.collectd.start(
+            stanza(cloud.lab, HoldDown=0.0, ReconcileInterval=2.0, ChannelsAllowed=PORTS)
+        )
         guest.destroy()
         guest.undefine()
 
