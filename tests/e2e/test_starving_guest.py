@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import SPECS, Cloud
 from tests.lab.guest import Guest
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 #: What is done to this guest makes it slow: only silence for 30 s is a lost heartbeat here.
 PATIENT = {**SPECS, "vmhb:miss_threshold": "60"}
