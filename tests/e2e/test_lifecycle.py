@@ -351,15 +351,6 @@ def test_shutdown_from_outside_that_the_guest_does_not_follow(story: Story, vm: 
     story.goes_on()
 
 
-def test_shutdown_from_outside_that_the_guest_follows(story: Story, vm: Guest, saved: str) -> None:
-    follow = "kill -TERM -$(cat /run/agent.pid); sleep 0.3; poweroff -f"
-    vm.run(f"(head -c 24 /dev/input/event0 >/dev/null; {follow}) >/dev/null 2>&1 &")
-    vm.domain.shutdown()
-    story.shows("")
-    vm.node.connection.restore(saved)
-    story.goes_on()
-
-
 def test_qemu_killed(story: Story, vm: Guest, saved: str) -> None:
     os.kill(qemu_of(vm), signal.SIGKILL)
     story.shows("")

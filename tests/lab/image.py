@@ -50,9 +50,6 @@ _MODULES = (
     # The driver of libvirt's <panic model='isa'/>.
     "pvpanic",
     "pvpanic-mmio",
-    # The power button that a shutdown from outside presses.
-    "button",
-    "evdev",
 )
 
 # Parts of the standard library that neither the agent nor a check in the lab imports: with them
