@@ -376,14 +376,18 @@ def test_on_a_connection_that_died_without_a_word_nothing_is_lost(
         url = broker.url.replace(str(broker.port), str(relay.port))
         notifier = Notifier(url, tmp_path, send_timeout=2.0)
         notifier.start()
+
+        def heard() -> list[tuple[object, object]]:
+            # Tests before this one send without anybody to hear it.
+            alarms = [each.payload for each in ear.wait_for(0, 0.0) if each.payload]
+            return [(alarm["id"], alarm["severity"]) for alarm in alarms]
+
         notifier.take(Raised(LOST, "FAILURE", 1.0, "a"))
-        assert len(ear.wait_for(1, timeout=20)) == 1
+        until(lambda: heard() == [("a.1", "FAILURE")], 20)
         assert relay.cut() > 0
         notifier.take(Raised(CHECK, "WARNING", 2.0, "b"))
         notifier.take(Cleared(LOST, 3.0, "a"))
-        heard = ear.wait_for(3, timeout=60)
-        assert [each.payload["id"] for each in heard] == ["a.1", "b.1", "a.1"]
-        assert [each.payload["severity"] for each in heard] == ["FAILURE", "WARNING", "OK"]
+        until(lambda: heard()[1:] == [("b.1", "WARNING"), ("a.1", "OK")], 60)
         notifier.stop()
 
 
