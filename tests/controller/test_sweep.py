@@ -61,7 +61,7 @@ class Sweeping:
         """Start it, and wait until it hears."""
         said = self.log().count("hears the notifiers")
         self.start(pool)
-        until(lambda: self.log().count("hears the notifiers") > said, 30, self.log)
+        until(lambda: self.log().count("hears the notifiers") > said, 60, self.log)
 
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
@@ -182,7 +182,7 @@ def test_a_second_sweep_in_the_pool_is_noticed_and_one_in_its_own_pool_is_welcom
         assert "another sweep" not in sweep.log() + other.log()
         other.kill()
         other.start()
-        until(lambda: "another sweep listens in the pool vmhb-sweep" in sweep.log(), 40, "unseen")
+        until(lambda: "another sweep listens in the pool vmhb-sweep" in sweep.log(), 90, sweep.log)
     finally:
         other.kill()
     assert sweep.stop() < 10
@@ -277,7 +277,7 @@ def test_what_the_broker_refuses_is_named_and_accuses_nobody(
     with Ear(everything + quorum) as vitrage:
         try:
             sweep.start()
-            until(lambda: says in sweep.log(), 40, sweep.log)
+            until(lambda: says in sweep.log(), 90, sweep.log)
             assert "Traceback" not in sweep.log()
             assert f":{tenant}@" not in sweep.log()
             assert sweep.stop() < 10
