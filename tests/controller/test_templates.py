@@ -85,19 +85,6 @@ def test_many_vms_of_an_impaired_host_make_one_alarm_on_the_host(cloud: Controll
 
 
 @pytest.mark.long
-def test_around_a_restart_of_graph_a_fault_that_comes_again_is_listed_with_what_follows(
-    cloud: Controller,
-) -> None:
-    cloud.command("templates", "install", "vmhb_vm")
-    for incident in ("before", "after"):
-        cloud.raises(lost(1, incident))
-        cloud.lists({"VM heartbeat lost": 1, "VM is unresponsive": 1})
-        cloud.clears(lost(1, incident))
-        cloud.lists({})
-        cloud.vitrage.restart_graph(cloud.vitrage.snapshots_interval)
-
-
-@pytest.mark.long
 def test_two_vms_of_one_host_make_it_suspect_where_the_operator_wants_that(
     cloud: Controller,
 ) -> None:

@@ -39,6 +39,8 @@ pytestmark = [
 RESEND = 5
 #: Seconds between two snapshots where they are the subject; 10 is the least that Vitrage takes.
 SNAPSHOTS = 15
+#: The same where a hundred alarms are open, which a busy machine takes seconds to list again.
+SNAPSHOTS_OF_MANY = 40
 NEVER = 86400
 #: What a message needs through RabbitMQ, Vitrage's three services and a busy machine.
 SLACK = 20.0
@@ -69,7 +71,7 @@ def _collectd(tmp_path: Path, broker: Broker, vitrage: Vitrage) -> Iterator[Coll
     try:
         yield collectd
         collectd.introduce([])
-        vitrage.wait_for(lambda rows: not rows, SLACK + SNAPSHOTS)
+        vitrage.wait_for(lambda rows: not rows, SLACK + SNAPSHOTS_OF_MANY)
     finally:
         collectd.stop()
 
@@ -309,10 +311,11 @@ class Engine:
         )
 
 
+@pytest.mark.timeout(600)
 def test_after_all_that_can_happen_the_list_equals_the_truth(
     collectd: Collectd, vitrage: Vitrage, broker: Broker
 ) -> None:
-    vitrage.restart_graph(SNAPSHOTS)
+    vitrage.restart_graph(SNAPSHOTS_OF_MANY)
     engine = Engine(collectd, vms=50)
     engine.start_again()
 
@@ -332,7 +335,7 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     # Between a clear and the next raise of the same fault: a snapshot, then a restart.
     disturbances: list[Callable[[], None]] = [
         lambda: wait_for_snapshot(vitrage),
-        lambda: vitrage.restart_graph(SNAPSHOTS),
+        lambda: vitrage.restart_graph(SNAPSHOTS_OF_MANY),
     ]
     for disturb in disturbances:
         (vm, fault) = next(iter(engine.open))
@@ -352,12 +355,14 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     began = time.monotonic()
     # Decision 14: when Vitrage restarts between its snapshot and our re-send, within its snapshot
     # interval and our period.
-    vitrage.wait_for(lambda rows: shown(rows) == engine.means(), SNAPSHOTS + RESEND + 3 * SLACK)
+    vitrage.wait_for(
+        lambda rows: shown(rows) == engine.means(), SNAPSHOTS_OF_MANY + RESEND + 3 * SLACK
+    )
     _LOG.info("%d open, equal after %.1f s", len(engine.open), time.monotonic() - began)
     assert engine.changes == 500
 
     # A snapshot may have taken alarms away; but nothing is listed that is over.
-    for rows in vitrage.watch(SNAPSHOTS):
+    for rows in vitrage.watch(SNAPSHOTS_OF_MANY):
         assert set(shown(rows)) <= set(engine.means())
 
     held = collectd.held()
@@ -370,4 +375,4 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
 
 def wait_for_snapshot(vitrage: Vitrage) -> None:
     before = vitrage.snapshots()
-    wait_for(lambda: vitrage.snapshots() > before, lambda: "no snapshot", 3 * SNAPSHOTS)
+    wait_for(lambda: vitrage.snapshots() > before, lambda: "no snapshot", 2 * SNAPSHOTS_OF_MANY)
