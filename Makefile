@@ -2,7 +2,7 @@
 # The parts of script/test by name; the tools are those that script/setup test installs.
 bin := .lab/venv/dev/bin
 
-.PHONY: help setup style types imports words test e2e check check-all demo news
+.PHONY: help setup style types imports words roles test e2e molecule check check-all demo news
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ imports: ## Check the layers
 words: ## Check the spelling
 	$(bin)/codespell
 
+roles: ## Lint the Ansible roles and playbooks
+	PATH=$(CURDIR)/.lab/venv/ansible/bin:$$PATH ansible-lint --quiet
+
 test: ## Run the tests that need no lab, but for the long ones
 	$(bin)/pytest -m 'not long' tests/unit tests/simulation
 
@@ -30,6 +33,9 @@ e2e: ## Run the tests that need collectd, a broker, or the whole lab, the long o
 	$(bin)/pytest tests/integration
 	$(bin)/pytest tests/controller
 	$(bin)/pytest tests/e2e
+
+molecule: ## Run the Ansible roles on test nodes, in all scenarios
+	script/molecule
 
 check: ## Run everything but the long tests
 	script/test
