@@ -36,6 +36,10 @@ def test_a_whole_line_above_the_limit_is_one_too_long_and_the_next_is_read() -> 
     assert got[1:] == [b"ok"]
 
 
+def test_blanks_are_no_line() -> None:
+    assert LineSplitter().feed(b"\n\n \t\n\r\n{}\n") == [b"{}"]
+
+
 def test_half_a_line_of_an_old_connection_does_not_spoil_the_next() -> None:
     splitter = LineSplitter()
     splitter.feed(b'{"version"')

@@ -100,6 +100,8 @@ def test_a_check_report_is_read_in_seconds() -> None:
         (line(ANSWER, vmhb={"checks": [{**CHECK, "name": "x" * 49}]}), "name of a check"),
         (line(ANSWER, vmhb={"checks": [{**CHECK, "status": "dead"}]}), "status of check app"),
         (line(ANSWER, vmhb={"checks": [{**CHECK, "since_ms": -5}]}), "since_ms"),
+        (line(ANSWER, vmhb={"checks": ["app"]}), "checks"),
+        (b'{"version":3,"msg_type":"exit","log_msg":"a"b"}', "not JSON"),
     ],
 )
 def test_a_bad_line_is_refused_with_a_word_that_names_the_fault(bad: bytes, blamed: str) -> None:
