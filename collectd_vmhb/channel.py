@@ -115,7 +115,7 @@ class Channel:
                 return
             except OSError as error:
                 raise ChannelError(error.errno or 0, os.strerror(error.errno or 0)) from None
-            self._unsent = self._unsent[sent:]
+            self._unsent = self._unsent[sent:] if sent < len(self._unsent) else b""
 
     def close(self) -> None:
         """Closes the host end; the guest's port stays."""

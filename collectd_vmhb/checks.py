@@ -69,6 +69,11 @@ class Checks:
         return Severity.FAILURE in self.faults.values()
 
     @property
+    def well(self) -> bool:
+        """True if a plain answer in the session changes nothing: no check is known to be bad."""
+        return not self.faults and (self.named or (self.known and not self.results))
+
+    @property
     def figures_over(self) -> bool:
         """True if the checks measure more than there is room for."""
         return self.figures is not None and self.figures.over

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
-import itertools
 import logging
+import os
 import queue
-import secrets
-import selectors
 import socket
 import threading
 import time
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Union
 
@@ -46,12 +44,15 @@ from collectd_vmhb.hypervisor import (
 from collectd_vmhb.impairments import DISK, MASS, POLICIES, RIGHTS, Impairments
 from collectd_vmhb.monitor import Monitor, grace_after_reboot
 from collectd_vmhb.policy import Policy, Problem, bad_policy, policy_for
+from collectd_vmhb.poll import READ, WRITE, Poll
+from collectd_vmhb.protocol import CHALLENGE_MAX
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
 from collectd_vmhb.publish import Note
 from collectd_vmhb.reporter import SAVE_MAX, Reporter
 from collectd_vmhb.settings import Mode, Settings
 from collectd_vmhb.sources import FILE, NO_POLICIES, PoliciesRead, Sources
 from collectd_vmhb.state import State
+from collectd_vmhb.timers import NEVER, Timers
 from collectd_vmhb.verdict import (
     BAD_POLICY,
     CANNOT_MONITOR,
@@ -63,7 +64,7 @@ from collectd_vmhb.verdict import (
     Severity,
 )
 from collectd_vmhb.view import display_name
-from collectd_vmhb.watch import NEVER, Watch
+from collectd_vmhb.watch import Watch
 from collectd_vmhb.wording import shown
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ class Saved:
 
 
 Posted = Union[Finding, Saved, Asked, PoliciesRead]
+#: What is done for a VM, at a time and for events of its channel; True: nothing follows from it.
+Work = Callable[[Watch, float, int], bool]
 
 
 class Engine:
@@ -145,17 +148,20 @@ class Engine:
         self._libvirt: Libvirt | None = None
         self._stopping = threading.Event()
         self._inbox: queue.SimpleQueue[Posted] = queue.SimpleQueue()
-        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self._poll: Poll[Watch | None] = Poll()
         self._wakes, self._waker = socket.socketpair()
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
-        self._selector.register(self._wakes, selectors.EVENT_READ, None)
+        self._poll.register(self._wakes, READ, None)
         self._discovery = Discovery()
         self._watches: dict[str, Watch] = {}
         #: Who rebooted before libvirt has told of it otherwise.
         self._early_reboots: set[str] = set()
-        self._timers: list[tuple[float, int, Watch]] = []
-        self._order = itertools.count()
+        self._timers: Timers[Watch] = Timers()
+        #: When `_run_own` has something to do, and whether more happened since than beats.
+        self._own_deadline = NEVER
+        self._stirred = True
+        self._random = _challenges().__next__
         self._awareness = Awareness()
         self._correlation = Correlation()
         self._totals: Counter[str] = Counter(loops=0, errors=0, bytes_in=0, bytes_out=0)
@@ -215,12 +221,13 @@ class Engine:
         """Runs until `stop`; ``libvirt`` has been or will be asked to scan by its owner."""
         self._libvirt = libvirt
         self._scan_at = self._clock() + self._settings.reconcile_interval
+        self._own_deadline = self._plan_own()
         while not self._stopping.is_set():
             self._turn_and_survive()
         for watch in self._watches.values():
             self._disconnect(watch)
         self._reporter.finish(self._clock())
-        self._selector.close()
+        self._poll.close()
         self._wakes.close()
         self._waker.close()
 
@@ -236,19 +243,20 @@ class Engine:
     def _turn(self) -> None:
         wanted = self._next_deadline()
         wait = None if wanted == NEVER else max(0.0, wanted - self._clock())
-        ready = self._selector.select(wait)
+        ready = self._poll.wait(wait)
         now = self._clock()
         self._totals["loops"] += 1
         if wanted <= now:
             self._awareness.woke(now - wanted, now)
-        for key, events in ready:
-            if key.data is None:
+        for watch, events in ready:
+            if watch is None:
                 self._drain_wakes()
             else:
-                self._attend(key.data, self._on_ready, now, events)
+                self._attend(watch, self._on_ready, now, events)
         self._empty_inbox()
         self._run_timers(now)
-        self._reporter.turn(now)
+        if self._stirred or now >= self._own_deadline:
+            self._run_own(now)
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -256,22 +264,15 @@ class Engine:
                 pass
 
     def _next_deadline(self) -> float:
-        while self._timers and self._timers[0][0] != self._timers[0][2].scheduled:
-            heapq.heappop(self._timers)
-        first = self._timers[0][0] if self._timers else NEVER
-        others = [self._reporter.deadline, self._correlation.deadline, self.desk.deadline]
-        if MASS in self._impairments:
-            others.append(self._correlation.mass_until)
-        at = [deadline for deadline in others if deadline is not None]
-        return min(first, self._scan_at, self._attaching.deadline, self._contact.deadline, *at)
+        return min(self._timers.deadline, self._own_deadline)
 
     def _run_timers(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            at, _, watch = heapq.heappop(self._timers)
-            if at == watch.scheduled:
-                watch.scheduled = NEVER
-                # A VM's own time: what those before it took is not taken from its timeout.
-                self._attend(watch, self._on_due, self._clock())
+        while (watch := self._timers.due(now)) is not None:
+            # A VM's own time: what those before it took is not taken from its timeout.
+            self._attend(watch, self._on_due, self._clock())
+
+    def _run_own(self, now: float) -> None:
+        """Does what is due and is no single VM's; that changes only where `_stirred` is set."""
         if now >= self._scan_at:
             self._scan_at = now + self._settings.reconcile_interval
             self._ask.scan()
@@ -286,6 +287,16 @@ class Engine:
         if now >= self._correlation.mass_until:
             self._impairments.mend(MASS, now)
         self.desk.turn(now)
+        self._reporter.turn(now)
+        self._own_deadline = self._plan_own()
+        self._stirred = False
+
+    def _plan_own(self) -> float:
+        others = [self._reporter.deadline, self._correlation.deadline, self.desk.deadline]
+        if MASS in self._impairments:
+            others.append(self._correlation.mass_until)
+        at = [deadline for deadline in others if deadline is not None]
+        return min(self._scan_at, self._attaching.deadline, self._contact.deadline, *at)
 
     @property
     def _ask(self) -> Libvirt:
@@ -294,12 +305,9 @@ class Engine:
         return self._libvirt
 
     def _empty_inbox(self) -> None:
-        while True:
-            try:
-                posted = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            self._on_posted(posted, self._clock())
+        while not self._inbox.empty():
+            self._stirred = True
+            self._on_posted(self._inbox.get(), self._clock())
 
     def _on_posted(self, posted: Posted, now: float) -> None:
         if isinstance(posted, Saved):
@@ -331,7 +339,7 @@ class Engine:
                     self._early_reboots.add(finding.uuid)
                 return
             if isinstance(finding, Rebooted):
-                self._attend(watch, lambda watch, now: watch.monitor.rebooted(now), now)
+                self._attend(watch, self._on_rebooted, now)
             elif isinstance(finding, Measured):
                 watch.doubt.take(finding.usage)
             else:
@@ -414,7 +422,7 @@ class Engine:
                 self._reporter.close(domain.uuid, "restarted", _POLICY_FAULTS)
             self._disconnect(watch)
             self._correlation.forget(domain.uuid)
-            watch.scheduled = NEVER
+            self._timers.plan(watch, NEVER)
             before = watch.monitor
             expected = same_run and before.established
             forgiven = before.grace_until if same_run else now
@@ -461,7 +469,7 @@ class Engine:
             domain.uuid,
             policy,
             self._settings,
-            _random_challenge,
+            self._random,
             phase=zlib.crc32(domain.uuid.encode()) / 2**32,
             open_faults={
                 name: severity
@@ -487,7 +495,7 @@ class Engine:
         watch = self._watches.pop(uuid, None)
         if watch is not None:
             self._disconnect(watch)
-            watch.scheduled = NEVER
+            self._timers.plan(watch, NEVER)
             self._reporter.established(uuid, None, now)
             self._impairments.unbar(uuid, now)
         self._attaching.forget(uuid)
@@ -549,6 +557,7 @@ class Engine:
 
     def _lost(self, watch: Watch, error: ChannelError, now: float) -> None:
         """Notes that the channel is gone or cannot be opened, and plans the next try."""
+        self._stirred = True
         self._disconnect(watch)
         if watch.uuid not in self._watches:
             return
@@ -572,11 +581,11 @@ class Engine:
 
     # -- one VM's turn ----------------------------------------------------------------------
 
-    def _attend(self, watch: Watch, work: Callable[..., None], now: float, *arguments: int) -> None:
+    def _attend(self, watch: Watch, work: Work, now: float, events: int = 0) -> None:
         """Does something for one VM and what follows from it; its errors stay its own."""
         try:
-            work(watch, now, *arguments)
-            self._serve(watch, now)
+            if not work(watch, now, events):
+                self._serve(watch, now)
         except ChannelError as error:
             self._lost(watch, error, now)
         except Exception:
@@ -586,39 +595,57 @@ class Engine:
 
     def _catch_up(self, watch: Watch, now: float) -> None:
         """Does what follows from a call into a monitor that was made elsewhere."""
-        self._attend(watch, lambda watch, now: None, now)
+        self._attend(watch, lambda *_: False, now)
 
-    def _on_ready(self, watch: Watch, now: float, events: int) -> None:
+    def _on_ready(self, watch: Watch, now: float, events: int) -> bool:
         if watch.channel is None:
-            return
-        if events & selectors.EVENT_WRITE:
+            return False
+        # What is neither, such as an error, is found out by either.
+        if events != READ:
             watch.channel.flush()
-        if events & selectors.EVENT_READ:
+        if events != WRITE:
             data = watch.channel.read()
             self._totals["bytes_in"] += len(data)
             if data:
                 # Only now: a channel that opens and closes at once is tried less and less often.
                 watch.failures = 0
-            watch.monitor.receive(data, now)
+            if watch.monitor.receive(data, now):
+                self._reschedule(watch)
+                return True
+        return False
 
-    def _on_due(self, watch: Watch, now: float) -> None:
+    def _on_due(self, watch: Watch, now: float, _: int) -> bool:
         if watch.connect_at <= now:
             self._connect(watch, now)
         if watch.look_at <= now:
             watch.look_at = NEVER
             self._ask.look(watch.uuid)
-        if now >= watch.monitor.deadline:
+        monitor = watch.monitor
+        routine = False
+        if now >= monitor.deadline:
             if watch.channel is not None and not watch.accepted:
                 # Once for most connections: who was accepted stays so.
                 watch.accepted = watch.channel.taken is not False
-                if watch.monitor.unaccepted is watch.accepted:
-                    watch.monitor.unaccepted = not watch.accepted
-            watch.monitor.tick(now, self._awareness.stretch)
-        if watch.monitor.mute(now):
+                if monitor.unaccepted is watch.accepted:
+                    monitor.unaccepted = not watch.accepted
+            routine = monitor.tick(now, self._awareness.stretch)
+        if monitor.mute(now):
             raise ChannelError(0, "nothing came from the guest; another reader may have the port")
+        if not routine or watch.aside <= now or watch.channel is None:
+            return False
+        self._send(watch)
+        if watch.channel.blocked:
+            return False
+        self._reschedule(watch)
+        return True
+
+    def _on_rebooted(self, watch: Watch, now: float, _: int) -> bool:
+        watch.monitor.rebooted(now)
+        return False
 
     def _serve(self, watch: Watch, now: float) -> None:
         """Does the caller's duties after each call into the monitor."""
+        self._stirred = True
         self._send(watch)
         self._measure(watch, now)
         self._tell(watch, now)
@@ -694,27 +721,28 @@ class Engine:
     def _listen(self, watch: Watch, now: float) -> None:
         """Has the selector wait for what may be read or is still to be written."""
         if watch.channel is not None:
-            reading = 0 if watch.monitor.conduct.muted_until > now else selectors.EVENT_READ
-            writing = selectors.EVENT_WRITE if watch.channel.blocked else 0
+            reading = 0 if watch.monitor.conduct.muted_until > now else READ
+            writing = WRITE if watch.channel.blocked else 0
             self._set_interest(watch, reading | writing)
 
     def _set_interest(self, watch: Watch, events: int) -> None:
         if watch.channel is None or events == watch.interest:
             return
         if not watch.interest:
-            self._selector.register(watch.channel, events, watch)
+            self._poll.register(watch.channel, events, watch)
         elif not events:
-            self._selector.unregister(watch.channel)
+            self._poll.unregister(watch.channel)
         else:
-            self._selector.modify(watch.channel, events, watch)
+            self._poll.modify(watch.channel, events)
         watch.interest = events
 
     def _schedule(self, watch: Watch, now: float) -> None:
-        at = watch.deadline(now)
-        if at != watch.scheduled:
-            watch.scheduled = at
-            if at != NEVER:
-                heapq.heappush(self._timers, (at, next(self._order), watch))
+        watch.aside = watch.plan(now)
+        self._reschedule(watch)
+
+    def _reschedule(self, watch: Watch) -> None:
+        """Plans the next turn of a VM after something that changed the monitor's deadline alone."""
+        self._timers.plan(watch, min(watch.monitor.deadline, watch.aside))
 
     # -- what leaves ------------------------------------------------------------------------
 
@@ -742,8 +770,11 @@ class Engine:
         self._reporter.report(event, "", "", now)
 
 
-def _random_challenge() -> int:
-    return secrets.randbits(31) or 1
+def _challenges() -> Iterator[int]:
+    """Gives random challenges without end; the kernel is asked for many at once."""
+    while True:
+        for number in array("I", os.urandom(1024)):
+            yield number & CHALLENGE_MAX or 1
 
 
 def _name(domain: Domain) -> str:

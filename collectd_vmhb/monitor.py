@@ -212,11 +212,15 @@ class Monitor:
         self._interrupt_audit(now)
         self._settle(now, "")
 
-    def receive(self, data: bytes, now: float) -> None:
-        """Takes bytes that the guest sent."""
+    def receive(self, data: bytes, now: float) -> bool:
+        """Takes bytes that the guest sent; True if they changed nothing but the deadline."""
         self.counters.bytes_in += len(data)
         self._heard = now
         self._unanswered = 0
+        if self._steady and self._session.take_plain_answer(data):
+            # Not charged to the guest's budget: there is one for each challenge.
+            self._on_beat(now)
+            return True
         events = self._session.receive(data)
         self.conduct.sent(len(data), self._session.lines, now)
         for event in events:
@@ -234,9 +238,17 @@ class Monitor:
                 self._refusal = event.reason
                 self.conduct.complain(now)
         self._settle(now, "recovered")
+        return False
 
-    def tick(self, now: float, stretch: float = 1.0) -> None:
-        """Does what is due; ``stretch`` lengthens timeouts while this host itself is late."""
+    def tick(self, now: float, stretch: float = 1.0) -> bool:
+        """Does what is due; ``stretch`` lengthens timeouts while this host itself is late.
+
+        True if a challenge is to be sent and nothing else changed but the deadline.
+        """
+        if self._due is None and self.audits is None and self._steady:
+            if now >= self._next_challenge:
+                self._challenge(now, stretch)
+            return True
         if self._due is not None and now >= self._due:
             self._session.withdraw()
             self._due = None
@@ -249,6 +261,7 @@ class Monitor:
         if self.audits is not None:
             self.audits.tick(now, self.health in ANSWERING)
         self._settle(now, "recovered")
+        return False
 
     def audit(self, check: str, detailed: bool, timeout: float | None, now: float) -> Audit:
         """Has the guest run a check now, or all for ""; raises Refusal if that cannot be.
@@ -337,23 +350,22 @@ class Monitor:
     def deadline(self) -> float:
         """When `tick` has something to do."""
         wanted = self._next_challenge if self._due is None else self._due
-        if self._must_establish and NOT_ESTABLISHED not in self._open:
+        if self.policy.required and self._must_establish and NOT_ESTABLISHED not in self._open:
             wanted = min(wanted, self._detector.grace_until)
         wanted = min(wanted, self.conduct.news_at)
         return wanted if self.audits is None else min(wanted, self.audits.deadline)
 
     def mute(self, now: float) -> bool:
         """True if the connection has carried nothing from the guest for MUTE seconds."""
-        if self.health is Health.PAUSED or self.is_busy(now):
+        if now - self._heard <= MUTE or not self._connected:
             return False
-        return self._connected and now - self._heard > MUTE
+        return self.health is not Health.PAUSED and not self.is_busy(now)
 
     def data_to_send(self) -> bytes:
         """Returns whole lines for the guest; forgets them if there is no connection."""
-        lines = self._session.data_to_send()
+        data = b"".join(self._session.data_to_send())
         if not self._connected:
             return b""
-        data = b"".join(lines)
         self.counters.bytes_out += len(data)
         return data
 
@@ -438,16 +450,19 @@ class Monitor:
             return
         self._take_busy(answer, now)
         if answer.match is Match.CURRENT:
-            self.counters.beats += 1
-            self.rtt = now - self._sent
-            self.history.exchanged(self._sent, self.rtt)
-            self._answered = now
-            self._due = None
-            self._postponed = False
+            self._on_beat(now)
             if self.health is Health.ESTABLISHING:
                 # Many guests notice a new engine at once; from here on they are spread again.
                 self._next_challenge = _on_grid(self._next_challenge - self._phase * self._interval)
             self._detector.beat(self.checks.sick)
+
+    def _on_beat(self, now: float) -> None:
+        self.counters.beats += 1
+        self.rtt = now - self._sent
+        self.history.exchanged(self._sent, self.rtt)
+        self._answered = now
+        self._due = None
+        self._postponed = False
 
     def _take_busy(self, answer: Answered, now: float) -> None:
         if answer.busy is not None and answer.busy.seconds:
@@ -459,6 +474,16 @@ class Monitor:
             self.busy.over(now)
 
     # -- the faults that follow -------------------------------------------------------------
+
+    @property
+    def _steady(self) -> bool:
+        """True while a plain answer in time would change neither the health nor any fault.
+
+        Nearly always, hence worth asking: what follows from an answer needs not be looked into.
+        """
+        if self._detector.health is not Health.HEALTHY or self._open:
+            return False
+        return self.busy is None and self.checks.well
 
     @property
     def _must_establish(self) -> bool:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from collectd_vmhb.channel import Channel
@@ -13,9 +12,8 @@ from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.reprieve import Reprieve
 from collectd_vmhb.settings import EvidenceText
+from collectd_vmhb.timers import NEVER
 from collectd_vmhb.verdict import FaultRaised
-
-NEVER = math.inf
 
 
 @dataclass(eq=False)
@@ -36,7 +34,9 @@ class Watch:
     had_channel: bool = False
     #: QEMU has accepted the connection, or nobody tells.
     accepted: bool = False
-    #: The one entry of the heap that counts for this VM.
+    #: What `plan` said last.
+    aside: float = NEVER
+    #: When it is due, as `Timers` has it.
     scheduled: float = NEVER
     #: What was told to others: selector, reporter, libvirt.
     interest: int = 0
@@ -50,11 +50,10 @@ class Watch:
         """The instance's UUID."""
         return self.domain.uuid
 
-    def deadline(self, now: float) -> float:
-        """Returns when there is something to do for it by itself."""
+    def plan(self, now: float) -> float:
+        """Returns when there is something to do for it by itself, besides what its monitor has."""
         muted_until = self.monitor.conduct.muted_until
         return min(
-            self.monitor.deadline,
             self.connect_at,
             self.look_at,
             self.doubt.at,

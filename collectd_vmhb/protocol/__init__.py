@@ -7,6 +7,7 @@ Knows no clock, no socket and no policy; ``docs/protocol.md`` is its specificati
 
 from collectd_vmhb.protocol.lines import LineSplitter, TooLong
 from collectd_vmhb.protocol.messages import (
+    CHALLENGE_MAX,
     CHECK_NAME,
     BusyClaim,
     Check,
@@ -29,6 +30,7 @@ from collectd_vmhb.protocol.session import (
 
 __all__ = [
     "CAPS",
+    "CHALLENGE_MAX",
     "CHECK_NAME",
     "Answered",
     "Audited",

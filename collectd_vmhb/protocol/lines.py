@@ -24,6 +24,11 @@ class LineSplitter:
         self._rest = b""
         self._dropping = False
 
+    @property
+    def at_start(self) -> bool:
+        """True between two lines: what comes next begins one."""
+        return not self._rest and not self._dropping
+
     def feed(self, data: bytes) -> list[bytes | TooLong]:
         """Takes bytes as they came and returns the lines that they complete."""
         *ended, rest = (self._rest + data).split(b"\n")

@@ -15,10 +15,12 @@ Theory of operation
 from __future__ import annotations
 
 import enum
+import sys
 from array import array
 from dataclasses import dataclass
 from typing import Callable, Union
 
+from collectd_vmhb.protocol.beat import challenge_line, plain_answer
 from collectd_vmhb.protocol.lines import BASE_MAX_LINE, MAX_LINE, LineSplitter, TooLong
 from collectd_vmhb.protocol.messages import (
     NACK_TEXT_MAX,
@@ -45,6 +47,8 @@ LINES_MAX = 64
 REMEMBERED = 64
 #: Nacks between two answers: the published client never reacts to one, so more are only noise.
 NACKS_MAX = 3
+#: No challenge has this value, and no answer can.
+_NEVER_ASKED = -1
 
 
 @enum.unique
@@ -147,6 +151,8 @@ class Session:
         caps: frozenset[str] = CAPS,
     ) -> None:
         self.state = SessionState.WAITING_INIT
+        #: True between a guest's init and its exit, on one connection.
+        self.open = False
         self.caps: frozenset[str] = frozenset()
         self.extended = False
         #: Lines in the last bytes received; not each of them means something.
@@ -159,16 +165,13 @@ class Session:
         self._sequence = 0
         self._invocation_id = 0
         self._outstanding: int | None = None
+        # The last challenges, the outstanding one included, in a ring.
         # Machine integers: as objects they would be 2.7 KiB for each VM.
-        self._past = array("i")
+        self._past = array("i", [_NEVER_ASKED]) * (REMEMBERED + 1)
+        self._asked = 0
         self._nacks = 0
         self._asked_for_init = False
         self._output: list[bytes] = []
-
-    @property
-    def open(self) -> bool:
-        """True between a guest's init and its exit, on one connection."""
-        return self.state is SessionState.OPEN
 
     @property
     def can_audit(self) -> bool:
@@ -177,7 +180,7 @@ class Session:
 
     def connected(self) -> None:
         """A new connection: nothing of the last one is agreed, its answers may still come."""
-        self.state = SessionState.WAITING_INIT
+        self._enter(SessionState.WAITING_INIT)
         self.caps = frozenset()
         self.extended = False
         self._lines.reset()
@@ -187,12 +190,14 @@ class Session:
 
     def challenge(self) -> None:
         """Sends a fresh challenge; it alone counts from now on."""
-        self.withdraw()
         value = self._random()
-        while value in self._past:
+        # Their bytes: to look at 65 numbers would cost as much as the rest of a challenge.
+        while value.to_bytes(4, sys.byteorder) in self._past.tobytes():
             value = self._random()
+        self._asked = (self._asked + 1) % len(self._past)
+        self._past[self._asked] = value
         self._outstanding = value
-        self._send("challenge", heartbeat_challenge=value)
+        self._output.append(challenge_line(self._next_sequence(), value))
 
     def audit(self, check: str, level: str, timeout: float) -> int:
         """Asks for an audit, which must be among `caps`; returns the id that the answer has."""
@@ -203,15 +208,26 @@ class Session:
 
     def withdraw(self) -> None:
         """Gives the outstanding challenge up: an answer to it is late from now on."""
-        if self._outstanding is not None:
-            self._past.append(self._outstanding)
-            del self._past[:-REMEMBERED]
-            self._outstanding = None
+        self._outstanding = None
 
     def data_to_send(self) -> list[bytes]:
         """Returns whole lines for the guest and forgets them."""
         lines, self._output = self._output, []
         return lines
+
+    def take_plain_answer(self, data: bytes) -> bool:
+        """Takes bytes if they are the answer that is waited for, and nothing but that.
+
+        If False, nothing was taken: `receive` tells what they are.
+        """
+        asked = self._outstanding
+        if asked is None or not self.open or not self._lines.at_start:
+            return False
+        if plain_answer(data) != asked:
+            return False
+        self._outstanding = None
+        self._nacks = 0
+        return True
 
     def receive(self, data: bytes) -> list[SessionEvent]:
         """Takes bytes from the guest and returns what they mean, in order."""
@@ -234,7 +250,7 @@ class Session:
 
     def _apply(self, message: Message) -> SessionEvent | None:
         was_open = self.open
-        self.state = TRANSITIONS[self.state][type(message)]
+        self._enter(TRANSITIONS[self.state][type(message)])
         if isinstance(message, Init):
             return self._opened(message)
         if isinstance(message, ChallengeResponse):
@@ -252,6 +268,10 @@ class Session:
         if msg_type != "action_response":
             self._nack(f"unsupported message type: {msg_type}")
         return None
+
+    def _enter(self, state: SessionState) -> None:
+        self.state = state
+        self.open = state is SessionState.OPEN
 
     def _opened(self, init: Init) -> Opened:
         self._invocation_id = init.invocation_id
@@ -298,5 +318,8 @@ class Session:
             self._send("nack", invocation_id=self._invocation_id, log_msg=text)
 
     def _send(self, msg_type: str, **fields: object) -> None:
+        self._output.append(encode(msg_type, self._next_sequence(), **fields))
+
+    def _next_sequence(self) -> int:
         self._sequence = self._sequence % 0x7FFFFFFF + 1
-        self._output.append(encode(msg_type, self._sequence, **fields))
+        return self._sequence

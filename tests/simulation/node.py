@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import selectors
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from collectd_vmhb import engine as engine_module
 from collectd_vmhb.domain import Domain, DomainState
 from collectd_vmhb.engine import Engine, Posted, Saved
 from collectd_vmhb.hypervisor import Attached, Looked, Reachable, Rebooted, Scanned
+from collectd_vmhb.poll import READ, Poll
 from collectd_vmhb.publish import OPEN_FAULTS, Note
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State
@@ -261,10 +261,10 @@ class SteppedEngine(Engine):
             clock=lambda: node.cloud.now,
             wall=lambda: EPOCH + node.cloud.now,
         )
-        self._selector.close()
+        self._poll.close()
         self._wakes.close()
         self._waker.close()
-        self._selector = _Selector(self.ready)
+        self._poll = _Poll(self.ready)
         self._libvirt = node
         self._scan_at = self._clock() + self._settings.reconcile_interval
         node._wanted = node.cloud.now
@@ -277,7 +277,7 @@ class SteppedEngine(Engine):
         self._turn()
         assert not self._totals["errors"], "an error of the engine"
         self._planned = super()._next_deadline()
-        return self._node.cloud.now if self._selector.select(0) else self._planned
+        return self._node.cloud.now if self._poll.wait(0) else self._planned
 
     def _next_deadline(self) -> float:
         # Nothing changes between two steps.
@@ -299,40 +299,36 @@ class SteppedEngine(Engine):
         return "" if watch is None else watch.monitor.health.value
 
 
-class _Selector(selectors.BaseSelector):
+class _Poll(Poll[Any]):
     """Says which channels of a played node are ready; never waits."""
 
     def __init__(self, ready: dict[HostEnd, None]) -> None:
         self._ready = ready
-        self._keys: dict[Any, selectors.SelectorKey] = {}
+        self._wanted: dict[Any, tuple[Any, int]] = {}
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        self._keys[fileobj] = key = selectors.SelectorKey(fileobj, 0, events, data)
-        if fileobj.readable:
-            self._ready[fileobj] = None
-        return key
+    def register(self, door: Any, events: int, owner: Any) -> None:
+        self._wanted[door] = owner, events
+        if door.readable:
+            self._ready[door] = None
 
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self.register(fileobj, events, data)
+    def modify(self, door: Any, events: int) -> None:
+        self.register(door, events, self._wanted[door][0])
 
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys.pop(fileobj)
+    def unregister(self, door: Any) -> None:
+        del self._wanted[door]
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def wait(self, seconds: float | None) -> list[tuple[Any, int]]:
         found = []
         for channel in list(self._ready):
-            key = self._keys.get(channel)
-            if key is None or not channel.readable:
+            wanted = self._wanted.get(channel)
+            if wanted is None or not channel.readable:
                 del self._ready[channel]
-            elif key.events & selectors.EVENT_READ:
-                found.append((key, selectors.EVENT_READ))
+            elif wanted[1] & READ:
+                found.append((wanted[0], READ))
         return found
 
     def close(self) -> None:
-        self._keys.clear()
-
-    def get_map(self) -> Any:
-        return self._keys
+        """Holds nothing."""
 
 
 class Alarms:
