@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.subject import INTERVAL, MISSES, TIMEOUT, number_of, serve, uuid
-from collectd_vmhb.domain import ChannelDevice, Domain, DomainState, Instance
+from bench.subject import SPECS, domain_xml, number_of, serve
+from collectd_vmhb.domain import DomainState, parse_domain
 from collectd_vmhb.engine import Engine, Saved
 from collectd_vmhb.hypervisor import Looked, Scanned
 from collectd_vmhb.publish import Note, Sample
@@ -17,35 +17,19 @@ from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State, StateFile, StateSaver
 from collectd_vmhb.verdict import HEARTBEAT_LOST
 
-_SPECS = {
-    "vmhb:enabled": "true",
-    "vmhb:interval": str(INTERVAL),
-    "vmhb:timeout": str(TIMEOUT),
-    "vmhb:miss_threshold": str(MISSES),
-}
-
 
 class Shipped:
     """The engine; plays libvirt towards it (`engine.Libvirt`): N domains that never change."""
 
-    def __init__(self, directory: Path, count: int, specs: Mapping[str, str] = _SPECS) -> None:
-        settings = Settings()
+    def __init__(self, directory: Path, count: int, specs: Mapping[str, str] = SPECS) -> None:
         self._domains = tuple(
-            Domain(
-                uuid=uuid(number),
-                name=f"instance-{number:08x}",
-                domain_id=number + 1,
-                state=DomainState.RUNNING,
-                instance=Instance(f"vm-{number}", "p-1", "m1", dict(specs)),
-                channels=(ChannelDevice(settings.channel_name, str(directory / f"{number}.sock")),),
-                has_virtio_serial=True,
-            )
+            parse_domain(domain_xml(number, directory, specs), DomainState.RUNNING, number + 1)
             for number in range(count)
         )
         self._saver = StateSaver(
             StateFile(directory), lambda number, error: self._engine.post(Saved(number, error))
         )
-        self._engine = Engine(settings, State(), self._save, self._notify)
+        self._engine = Engine(Settings(), State(), self._save, self._notify)
         self._decided: dict[int, float] = {}
         self._told: dict[int, float] = {}
 

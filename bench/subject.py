@@ -10,13 +10,39 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 INTERVAL = 1.0
 TIMEOUT = 0.5
 MISSES = 3
+
+#: The extra specs of the VMs' flavor.
+SPECS = {
+    "vmhb:enabled": "true",
+    "vmhb:interval": str(INTERVAL),
+    "vmhb:timeout": str(TIMEOUT),
+    "vmhb:miss_threshold": str(MISSES),
+}
+_DOMAIN = """\
+<domain type="test">
+  <uuid>{uuid}</uuid><name>instance-{number:08x}</name>
+  <memory>524288</memory><vcpu>1</vcpu><os><type>hvm</type></os>
+  <metadata><nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
+    <nova:name>vm-{number}</nova:name>
+    <nova:flavor name="m1"><nova:extraSpecs>{specs}</nova:extraSpecs></nova:flavor>
+    <nova:owner><nova:project uuid="6f70656e737461636b">demo</nova:project></nova:owner>
+  </nova:instance></metadata>
+  <devices>
+    <controller type="virtio-serial" index="0"/>
+    <channel type="unix">
+      <source mode="bind" path="{directory}/{number}.sock"/>
+      <target type="virtio" name="org.openstack.vmhb.0"/>
+    </channel>
+  </devices>
+</domain>
+"""
 
 
 class Subject(Protocol):
@@ -46,6 +72,14 @@ def phase(number: int) -> float:
 def uuid(number: int) -> str:
     """Returns the UUID of a guest's VM."""
     return f"6ba7b810-9dad-41d1-80b4-{number:012x}"
+
+
+def domain_xml(number: int, directory: Path, specs: Mapping[str, str]) -> str:
+    """Returns a VM as libvirt and Nova describe it; its guest listens in ``directory``."""
+    rows = "".join(
+        f'<nova:extraSpec name="{name}">{value}</nova:extraSpec>' for name, value in specs.items()
+    )
+    return _DOMAIN.format(number=number, uuid=uuid(number), directory=directory, specs=rows)
 
 
 def number_of(uuid: str) -> int:

@@ -46,6 +46,8 @@ class ChannelError(Exception):
 class Channel:
     """A connected channel. Raises ChannelError wherever the peer is found to be gone."""
 
+    __slots__ = ("_socket", "_unsent")
+
     def __init__(self, address: Address) -> None:
         self._unsent = b""
         family = socket.AF_UNIX

@@ -7,6 +7,7 @@ A guest without named checks has one health bit, which counts as a check of its 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from collectd_vmhb.perfdata import Figures
 from collectd_vmhb.protocol import Answered, Check, CheckReport, CheckStatus, Match
@@ -26,6 +27,8 @@ _SEVERITY = {
     CheckStatus.WARNING: Severity.WARNING,
     CheckStatus.UNKNOWN: Severity.WARNING,
 }
+#: The same for all whose checks are well.
+_NO_FAULTS: Mapping[str, Severity] = MappingProxyType({})
 
 
 class Checks:
@@ -49,7 +52,7 @@ class Checks:
     def __init__(self, figures_max: int = 0) -> None:
         self.results: dict[str, Check] = {}
         #: The faults that the results mean, by name.
-        self.faults: Mapping[str, Severity] = {}
+        self.faults: Mapping[str, Severity] = _NO_FAULTS
         #: The results are trusted once this process has seen a whole report.
         self.known = False
         #: The guest reports named checks; without, there is the health bit alone.
@@ -101,7 +104,7 @@ class Checks:
             CHECK_PREFIX + check.name: _SEVERITY[check.status]
             for check in self.results.values()
             if check.status is not CheckStatus.OK
-        }
+        } or _NO_FAULTS
 
     def of_fault(self, name: str) -> Check:
         """Returns the check behind a fault's name; KeyError if there is none."""

@@ -133,6 +133,18 @@ TRANSITIONS: dict[Health, dict[Signal, Health]] = {
 class Detector:
     """Counts the beats and misses of one VM and holds its health; ``now`` is monotonic seconds."""
 
+    __slots__ = (
+        "_answered",
+        "_boots_since",
+        "_grace_left",
+        "beats",
+        "expected",
+        "grace_until",
+        "health",
+        "misses",
+        "policy",
+    )
+
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.health = Health.UNKNOWN

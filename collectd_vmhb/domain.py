@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Union
@@ -52,6 +54,8 @@ class Instance:
 
     ``name`` is the one its user gave it, ``project`` the project's id.
     """
+
+    __slots__ = ("extra_specs", "flavor", "name", "project")
 
     name: str
     project: str
@@ -148,7 +152,7 @@ def _channels(root: ElementTree.Element) -> Iterator[ChannelDevice]:
         target = channel.find("target[@type='virtio']")
         if target is not None and target.get("name"):
             guest_open = _OPEN.get(target.get("state", ""))
-            yield ChannelDevice(target.get("name", ""), *_host_end(channel), guest_open)
+            yield ChannelDevice(sys.intern(target.get("name", "")), *_host_end(channel), guest_open)
     for order, serial in enumerate(root.iterfind("devices/serial")):
         target = serial.find("target")
         number = None if target is None else target.get("port")
@@ -194,8 +198,8 @@ def _read_instance(instance: ElementTree.Element, nova: str) -> Instance:
     flavor = instance.find(f"{nova}flavor")
     return Instance(
         name=_text(instance, f"{nova}name"),
-        project="" if project is None else project.get("uuid", ""),
-        flavor="" if flavor is None else flavor.get("name", ""),
+        project="" if project is None else sys.intern(project.get("uuid", "")),
+        flavor="" if flavor is None else sys.intern(flavor.get("name", "")),
         extra_specs=_extra_specs(instance.find(f"{nova}flavor/{nova}extraSpecs"), nova),
     )
 
@@ -203,6 +207,13 @@ def _read_instance(instance: ElementTree.Element, nova: str) -> Instance:
 def _extra_specs(specs: ElementTree.Element | None, nova: str) -> Mapping[str, str] | None:
     if specs is None:
         return None
-    return {
+    found = {
         spec.get("name", ""): spec.text or "" for spec in specs.iterfind(f"{nova}extraSpec[@name]")
     }
+    return _of_one_flavor(tuple(found.items()))
+
+
+@functools.lru_cache(maxsize=256)
+def _of_one_flavor(extra_specs: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Returns one object for all VMs of a flavor: they would be a good part of what a VM costs."""
+    return dict(extra_specs)

@@ -687,9 +687,9 @@ class Engine:
 
     def _note_established(self, watch: Watch, now: float) -> None:
         monitor = watch.monitor
-        established = monitor.established, monitor.grace_until
-        if established != watch.established:
-            watch.established = established
+        established, until = monitor.established, monitor.grace_until
+        if established is not watch.established or until != watch.forgiven:
+            watch.established, watch.forgiven = established, until
             run = watch.domain.domain_id if monitor.established else None
             self._reporter.established(watch.uuid, run, now, monitor.grace_until)
 

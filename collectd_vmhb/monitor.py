@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Callable
 
 from collectd_vmhb.audits import Audit, Audits
@@ -67,20 +68,37 @@ MUTE = 120.0
 FIRST_ANSWER = 3.0
 #: Health in which the last word about the checks is current.
 ANSWERING = (Health.HEALTHY, Health.UNHEALTHY, Health.SUSPECT)
+#: The same for all of whom nothing is wrong.
+_NO_FAULTS: Mapping[str, Severity] = MappingProxyType({})
 
 
-@dataclass
+@dataclass(init=False)
 class Counters:
     """What happened on one VM's channel since monitoring began."""
 
-    sessions: int = 0
-    beats: int = 0
-    misses: int = 0
-    late: int = 0
-    wrong: int = 0
-    malformed: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
+    __slots__ = (
+        "beats",
+        "bytes_in",
+        "bytes_out",
+        "late",
+        "malformed",
+        "misses",
+        "sessions",
+        "wrong",
+    )
+
+    sessions: int
+    beats: int
+    misses: int
+    late: int
+    wrong: int
+    malformed: int
+    bytes_in: int
+    bytes_out: int
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
 
 
 class Monitor:
@@ -138,8 +156,8 @@ class Monitor:
         self._answered = math.nan
         #: Why the guest's last line on this connection was refused, in words that may be its own.
         self._refusal = ""
-        self._open: dict[str, Severity] = dict(open_faults or {})
-        self._events: list[FaultEvent] = []
+        self._open: Mapping[str, Severity] = open_faults or _NO_FAULTS
+        self._events: tuple[FaultEvent, ...] = ()
 
     # -- what the caller tells -------------------------------------------------------------
 
@@ -363,15 +381,15 @@ class Monitor:
 
     def data_to_send(self) -> bytes:
         """Returns whole lines for the guest; forgets them if there is no connection."""
-        data = b"".join(self._session.data_to_send())
+        data = self._session.data_to_send()
         if not self._connected:
             return b""
         self.counters.bytes_out += len(data)
         return data
 
-    def events(self) -> list[FaultEvent]:
+    def events(self) -> tuple[FaultEvent, ...]:
         """Returns what changed among the faults since the last call."""
-        events, self._events = self._events, []
+        events, self._events = self._events, ()
         return events
 
     # -- the schedule -----------------------------------------------------------------------
@@ -518,15 +536,15 @@ class Monitor:
             return
         wanted = self._tellable(wanted, now)
         for name in self._open.keys() - wanted.keys():
-            self._events.append(FaultCleared(self.uuid, name, why))
+            self._events += (FaultCleared(self.uuid, name, why),)
             if self.audits is not None and name.startswith(CHECK_PREFIX):
                 self.audits.fault_cleared(name[len(CHECK_PREFIX) :])
         for name, severity in wanted.items():
             if self._open.get(name) is not severity:
-                self._events.append(self._describe(name, severity, now))
+                self._events += (self._describe(name, severity, now),)
                 if name.startswith(CHECK_PREFIX):
                     self._audit_on_fault(name[len(CHECK_PREFIX) :], now)
-        self._open = wanted
+        self._open = wanted or _NO_FAULTS
 
     def _tellable(self, wanted: dict[str, Severity], now: float) -> dict[str, Severity]:
         """Returns the faults as they may be told now: a guest makes no storm of its checks."""

@@ -7,9 +7,11 @@ nearest bound is used, and a Problem says so.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.verdict import BAD_POLICY, FaultRaised, Severity
@@ -123,7 +125,7 @@ def _policy(specs: _ExtraSpecs, settings: Settings) -> Policy:
     interval = specs.seconds(
         _INTERVAL, settings.interval, settings.interval_min, settings.interval_max
     )
-    return Policy(
+    return _shared_policy(
         interval=interval,
         timeout=_timeout(specs, settings, interval),
         miss_threshold=specs.count(
@@ -141,6 +143,12 @@ def _policy(specs: _ExtraSpecs, settings: Settings) -> Policy:
         required=specs.boolean(_REQUIRED, settings.required),
         channel=specs.choice(_CHANNEL, settings.channel_name, settings.channels_allowed),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _shared_policy(**fields: Any) -> Policy:
+    """Returns one object for all VMs that are monitored alike."""
+    return Policy(**fields)
 
 
 def _timeout(specs: _ExtraSpecs, settings: Settings, interval: float) -> float:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from collectd_vmhb.channel import Channel
 from collectd_vmhb.domain import Domain
 from collectd_vmhb.evidence import Doubt, attach
@@ -16,34 +14,56 @@ from collectd_vmhb.timers import NEVER
 from collectd_vmhb.verdict import FaultRaised
 
 
-@dataclass(eq=False)
 class Watch:
     """What the engine keeps of a VM; its monitor says how the VM is."""
 
-    domain: Domain
-    policy: Policy
-    monitor: Monitor
-    channel: Channel | None = None
-    #: When to try the channel again, and how often that failed in a row.
-    connect_at: float = NEVER
-    failures: int = 0
-    #: When to look again whether a guest that arrived has its port open.
-    look_at: float = NEVER
-    looked: bool = False
-    #: A VM that just started does not wait for those that were found running.
-    had_channel: bool = False
-    #: QEMU has accepted the connection, or nobody tells.
-    accepted: bool = False
-    #: What `plan` said last.
-    aside: float = NEVER
-    #: When it is due, as `Timers` has it.
-    scheduled: float = NEVER
-    #: What was told to others: selector, reporter, libvirt.
-    interest: int = 0
-    established: tuple[bool, float] = (False, 0.0)
-    doubted: bool = False
-    doubt: Doubt = field(default_factory=Doubt)
-    reprieve: Reprieve = field(default_factory=Reprieve)
+    __slots__ = (
+        "accepted",
+        "aside",
+        "channel",
+        "connect_at",
+        "domain",
+        "doubt",
+        "doubted",
+        "established",
+        "failures",
+        "forgiven",
+        "had_channel",
+        "interest",
+        "look_at",
+        "looked",
+        "monitor",
+        "policy",
+        "reprieve",
+        "scheduled",
+    )
+
+    def __init__(self, domain: Domain, policy: Policy, monitor: Monitor) -> None:
+        self.domain = domain
+        self.policy = policy
+        self.monitor = monitor
+        self.channel: Channel | None = None
+        #: When to try the channel again, and how often that failed in a row.
+        self.connect_at = NEVER
+        self.failures = 0
+        #: When to look again whether a guest that arrived has its port open.
+        self.look_at = NEVER
+        self.looked = False
+        #: A VM that just started does not wait for those that were found running.
+        self.had_channel = False
+        #: QEMU has accepted the connection, or nobody tells.
+        self.accepted = False
+        #: What `plan` said last.
+        self.aside = NEVER
+        #: When it is due, as `Timers` has it.
+        self.scheduled = NEVER
+        #: What was told to others: poll, reporter, libvirt.
+        self.interest = 0
+        self.established = False
+        self.forgiven = 0.0
+        self.doubted = False
+        self.doubt = Doubt()
+        self.reprieve = Reprieve()
 
     @property
     def uuid(self) -> str:

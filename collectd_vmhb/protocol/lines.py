@@ -19,6 +19,8 @@ class LineSplitter:
     Messages stand between newlines on both sides, so empty lines mean nothing and are left out.
     """
 
+    __slots__ = ("_dropping", "_rest", "limit")
+
     def __init__(self, limit: int = MAX_LINE) -> None:
         self.limit = limit
         self._rest = b""

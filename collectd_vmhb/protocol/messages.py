@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+import sys
 from dataclasses import dataclass, replace
 from sys import getsizeof
 from typing import Any, Callable, NoReturn, Union
@@ -58,6 +59,8 @@ class CheckStatus(enum.Enum):
 @dataclass(frozen=True)
 class Check:
     """One health check's hard status; ``age`` and ``duration`` in seconds, texts cleaned."""
+
+    __slots__ = ("age", "duration", "name", "perfdata", "status", "text")
 
     name: str
     status: CheckStatus
@@ -292,7 +295,8 @@ def _read_check(fields: Any) -> Check:
     except ValueError:
         raise ProtocolError(f"failed to parse status of check {name}") from None
     return Check(
-        name=name,
+        # Many VMs have checks of the same name.
+        name=sys.intern(name),
         status=status,
         text=clean_text(_string(fields, "text", ""), TEXT_MAX),
         perfdata=clean_text(_string(fields, "perfdata", ""), PERFDATA_MAX),

@@ -15,6 +15,7 @@ Theory of operation
 from __future__ import annotations
 
 import enum
+import itertools
 import sys
 from array import array
 from dataclasses import dataclass
@@ -40,6 +41,12 @@ from collectd_vmhb.protocol.messages import (
 
 #: What we speak beyond the published protocol.
 CAPS = frozenset({"audit", "busy", "checks", "interval"})
+#: One object for each set of them, not one for each session.
+_CAP_SETS = {
+    caps: caps
+    for size in range(len(CAPS) + 1)
+    for caps in map(frozenset, itertools.combinations(CAPS, size))
+}
 #: Lines taken of what came at once; more of them would cost others their time. An answer has 95
 #: bytes at least, so one read of `channel` holds fewer.
 LINES_MAX = 64
@@ -143,6 +150,27 @@ class Session:
     ``caps`` is what this end agrees to.
     """
 
+    __slots__ = (
+        "_asked",
+        "_asked_for_init",
+        "_interval",
+        "_invocation_id",
+        "_lines",
+        "_nacks",
+        "_output",
+        "_outstanding",
+        "_past",
+        "_random",
+        "_sequence",
+        "_spoken",
+        "_timeout",
+        "caps",
+        "extended",
+        "lines",
+        "open",
+        "state",
+    )
+
     def __init__(
         self,
         random: Callable[[], int],
@@ -159,8 +187,8 @@ class Session:
         self.lines = 0
         self._spoken = caps
         self._random = random
-        self._interval_ms = round(interval * 1000)
-        self._timeout_ms = round(timeout * 1000)
+        self._interval = interval
+        self._timeout = timeout
         self._lines = LineSplitter()
         self._sequence = 0
         self._invocation_id = 0
@@ -171,7 +199,7 @@ class Session:
         self._asked = 0
         self._nacks = 0
         self._asked_for_init = False
-        self._output: list[bytes] = []
+        self._output = b""
 
     @property
     def can_audit(self) -> bool:
@@ -186,7 +214,7 @@ class Session:
         self._lines.reset()
         self._nacks = 0
         self._asked_for_init = False
-        self._output.clear()
+        self._output = b""
 
     def challenge(self) -> None:
         """Sends a fresh challenge; it alone counts from now on."""
@@ -197,7 +225,7 @@ class Session:
         self._asked = (self._asked + 1) % len(self._past)
         self._past[self._asked] = value
         self._outstanding = value
-        self._output.append(challenge_line(self._next_sequence(), value))
+        self._output += challenge_line(self._next_sequence(), value)
 
     def audit(self, check: str, level: str, timeout: float) -> int:
         """Asks for an audit, which must be among `caps`; returns the id that the answer has."""
@@ -210,9 +238,9 @@ class Session:
         """Gives the outstanding challenge up: an answer to it is late from now on."""
         self._outstanding = None
 
-    def data_to_send(self) -> list[bytes]:
+    def data_to_send(self) -> bytes:
         """Returns whole lines for the guest and forgets them."""
-        lines, self._output = self._output, []
+        lines, self._output = self._output, b""
         return lines
 
     def take_plain_answer(self, data: bytes) -> bool:
@@ -276,13 +304,13 @@ class Session:
     def _opened(self, init: Init) -> Opened:
         self._invocation_id = init.invocation_id
         self.extended = init.caps is not None
-        self.caps = (init.caps or frozenset()) & self._spoken
+        self.caps = _CAP_SETS[(init.caps or frozenset()) & self._spoken]
         agreed: dict[str, object] = {}
         if self.extended:
             agreed["vmhb"] = {
                 "caps": sorted(self.caps),
-                "interval_ms": self._interval_ms,
-                "timeout_ms": self._timeout_ms,
+                "interval_ms": round(self._interval * 1000),
+                "timeout_ms": round(self._timeout * 1000),
                 "max_line": MAX_LINE,
             }
         self._lines.limit = MAX_LINE if self.extended else 4 * BASE_MAX_LINE
@@ -318,7 +346,7 @@ class Session:
             self._send("nack", invocation_id=self._invocation_id, log_msg=text)
 
     def _send(self, msg_type: str, **fields: object) -> None:
-        self._output.append(encode(msg_type, self._next_sequence(), **fields))
+        self._output += encode(msg_type, self._next_sequence(), **fields)
 
     def _next_sequence(self) -> int:
         self._sequence = self._sequence % 0x7FFFFFFF + 1

@@ -112,7 +112,7 @@ STEPS: dict[str, Callable[[Plain], object]] = {
     "open": lambda peer: peer.open(),
     "open ours": lambda peer: peer.open(extended=True, caps=("checks", "busy")),
     "answer": lambda peer: peer.plainly(),
-    "answer in two": lambda peer: [peer.say(part) for part in _halves(peer.challenge)],
+    "answer in two": lambda peer: _say_in_two(peer),
     "answer with a blank": lambda peer: peer.answer(),
     "sick": lambda peer: peer.plainly(heartbeat_health="unhealthy"),
     "critical": lambda peer: peer.plainly(vmhb={**REPORT, "checks": [CRITICAL]}),
@@ -131,9 +131,10 @@ STEPS: dict[str, Callable[[Plain], object]] = {
 }
 
 
-def _halves(challenge: int) -> tuple[bytes, bytes]:
-    line = answer_line(7, challenge or 1)
-    return line[:40], line[40:]
+def _say_in_two(peer: Plain) -> None:
+    line = answer_line(7, peer.challenge or 1)
+    peer.say(line[:40])
+    peer.say(line[40:])
 
 
 @given(st.lists(st.sampled_from(sorted(STEPS)), max_size=40))

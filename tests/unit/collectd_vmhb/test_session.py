@@ -20,7 +20,7 @@ def session() -> Session:
 
 
 def sent(of: Session) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in of.data_to_send()]
+    return [json.loads(line) for line in of.data_to_send().splitlines() if line]
 
 
 def init(**extra: Any) -> bytes:
