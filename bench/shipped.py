@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +14,13 @@ from bench.subject import SPECS, domain_xml, number_of, serve
 from collectd_vmhb.domain import DomainState, parse_domain
 from collectd_vmhb.engine import Engine, Saved
 from collectd_vmhb.hypervisor import Looked, Scanned
-from collectd_vmhb.publish import Note, Sample
+from collectd_vmhb.monitor import Monitor
+from collectd_vmhb.protocol import Opened
+from collectd_vmhb.publish import Note
 from collectd_vmhb.settings import Settings
 from collectd_vmhb.state import State, StateFile, StateSaver
-from collectd_vmhb.verdict import HEARTBEAT_LOST
+from collectd_vmhb.verdict import HEARTBEAT_LOST, Health
+from collectd_vmhb.watch import Watch
 
 
 class Shipped:
@@ -31,7 +36,6 @@ class Shipped:
         )
         self._engine = Engine(Settings(), State(), self._save, self._notify)
         self._decided: dict[int, float] = {}
-        self._told: dict[int, float] = {}
 
     # -- what the engine calls --------------------------------------------------------------
 
@@ -61,8 +65,7 @@ class Shipped:
         self._saver.save(number, state)
 
     def _notify(self, note: Note) -> None:
-        if note.type_instance == HEARTBEAT_LOST:
-            self._told.setdefault(number_of(note.plugin_instance), time.monotonic())
+        """Is told nothing that the bench has to know."""
 
     # -- what is measured -------------------------------------------------------------------
 
@@ -78,39 +81,66 @@ class Shipped:
         self._saver.stop(2.0)
 
     def counters(self) -> dict[str, float]:
-        """Returns beats, misses and wake-ups since the start, among others."""
-        samples = self._engine.desk.samples()
-        own = {sample.type_instance: sample.value for sample in samples if _is_engines(sample)}
+        """Returns beats, misses and wake-ups since the start, among others.
+
+        Read where they are counted: to list all values would be seen in the memory.
+        """
+        monitors = [watch.monitor for watch in self._watches()]
         return {
-            "beats": _total(samples, "beats"),
-            "misses": _total(samples, "misses"),
-            "late": _total(samples, "late"),
-            "wakeups": own["loops"],
-            "healthy": own["vms-healthy"],
-            "errors": own["errors"],
+            "beats": sum(monitor.counters.beats for monitor in monitors),
+            "misses": sum(monitor.counters.misses for monitor in monitors),
+            "healthy": sum(monitor.health is Health.HEALTHY for monitor in monitors),
+            "wakeups": self._engine._totals["loops"],
+            "errors": self._engine._totals["errors"],
+            "awareness": self._engine._awareness.score,
         }
 
-    def rtts(self) -> dict[int, float]:
-        """Returns the last round trip of each guest, in seconds."""
+    def exchanges(self) -> dict[int, list[tuple[float, float]]]:
+        """Returns of each guest its last exchanges."""
         return {
-            number_of(sample.plugin_instance): sample.value
-            for sample in self._engine.desk.samples()
-            if (sample.type, sample.type_instance) == ("latency", "heartbeat")
+            number_of(watch.uuid): watch.monitor.history.exchanges() for watch in self._watches()
         }
 
-    def declared(self) -> dict[str, dict[int, float]]:
-        """Returns when each loss was decided, and when it was on disk and handed to collectd."""
-        return {"decided": self._decided, "told": self._told}
+    def declared(self) -> dict[int, float]:
+        """Returns when each loss was decided."""
+        return self._decided
+
+    def _watches(self) -> list[Watch]:
+        return list(self._engine._watches.values())
 
 
-def _is_engines(sample: Sample) -> bool:
-    return sample.plugin_instance == ""
+# -- what makes it worse, to see the check fail ---------------------------------------------
 
 
-def _total(samples: list[Sample], name: str) -> float:
-    return sum(sample.value for sample in samples if sample.type_instance == name)
+def _busy() -> None:
+    """Spends 50 us of processor time more on each beat."""
+    receive = Monitor.receive
 
+    def slower(monitor: Monitor, data: bytes, now: float) -> bool:
+        until = time.thread_time() + 50e-6
+        while time.thread_time() < until:
+            pass
+        return receive(monitor, data, now)
+
+    setattr(Monitor, "receive", slower)  # noqa: B010 - a type checker would not have it
+
+
+def _leak() -> None:
+    """Keeps 1 KiB more for each session for ever."""
+    kept = []
+    on_opened = Monitor._on_opened
+
+    def leaking(monitor: Monitor, event: Opened, now: float) -> None:
+        kept.append(os.urandom(1024))
+        on_opened(monitor, event, now)
+
+    setattr(Monitor, "_on_opened", leaking)  # noqa: B010
+
+
+INJECTIONS = {"busy": _busy, "leak": _leak}
 
 if __name__ == "__main__":
+    for injection in sys.argv[3:]:
+        INJECTIONS[injection]()
     logging.basicConfig(level=logging.ERROR)
     serve(Shipped)

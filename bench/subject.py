@@ -57,11 +57,11 @@ class Subject(Protocol):
     def counters(self) -> dict[str, float]:
         """Returns beats, misses and wake-ups since the start, among others."""
 
-    def rtts(self) -> dict[int, float]:
-        """Returns the last round trip of each guest, in seconds."""
+    def exchanges(self) -> dict[int, list[tuple[float, float]]]:
+        """Returns of each guest when it was challenged last and how long that took, NaN: missed."""
 
-    def declared(self) -> dict[str, dict[int, float]]:
-        """Returns when which guest was declared lost, by stage."""
+    def declared(self) -> dict[int, float]:
+        """Returns when which guest was declared lost."""
 
 
 def phase(number: int) -> float:
@@ -110,7 +110,7 @@ def serve(build: Callable[[Path, int], Subject]) -> None:
             "process_cpu": time.process_time(),
             **subject.counters(),
         },
-        "rtts": subject.rtts,
+        "exchanges": subject.exchanges,
         "declared": subject.declared,
     }
     for line in sys.stdin:
