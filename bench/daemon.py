@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.goals import part
 from bench.process import REPOSITORY, Child, guests
-from bench.subject import MISSES, TIMEOUT, domain_xml, number_of
+from bench.subject import MISSES, SPECS, TIMEOUT, domain_xml, number_of
 from collectd_vmhb.control import ControlError, ask
 
 COLLECTD = Path("/usr/sbin/collectd")
@@ -91,7 +91,7 @@ class Daemon:
         self._directory.cleanup()
 
     def _configure(self) -> None:
-        domains = "".join(domain_xml(number, self._here) for number in range(self._count))
+        domains = "".join(domain_xml(number, self._here, SPECS) for number in range(self._count))
         (self._here / "node.xml").write_text(f"<node>{domains}</node>")
         (self._here / "modules").mkdir()
         recorder = (REPOSITORY / "tests/lab/recorder.py").read_text()

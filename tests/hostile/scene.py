@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.engine import TICK
+from bench.process import TICK
 from bench.subject import number_of
 from tests.hostile.engine import INTERVAL, TIMEOUT
 
