@@ -70,7 +70,7 @@ def session(data: bytes) -> None:
             subject.withdraw()
         elif event % 16 == 2:
             subject.connected()
-        for line in subject.data_to_send():
+        for line in filter(None, subject.data_to_send().split(b"\n")):
             _check_sent(line, BASE_MAX_LINE)
 
 
