@@ -125,7 +125,12 @@ class Run:
         time.sleep(seconds)
         after = self._watcher.ask("mark")
         delta = {key: after[key] - before[key] for key in before}
-        exchanges = {n: those for n, those in self._exchanges().items() if n >= healthy_from}
+        exchanges = {
+            # Those of before are none of the window's, and can lie elsewhere in the interval.
+            number: [exchange for exchange in those if exchange[0] >= before["at"]]
+            for number, those in self._exchanges().items()
+            if number >= healthy_from
+        }
         rtts = [rtt for those in exchanges.values() for _, rtt in those]
         return {
             "cpu_us": delta["cpu"] / delta["beats"] * 1e6,
@@ -167,7 +172,7 @@ def ideal(exchanges: list[tuple[float, float]], hung_at: float) -> float:
 def _latenesses(exchanges: Exchanges) -> list[float]:
     """Returns how long after its time on the grid each challenge was sent."""
     latenesses = []
-    for those in exchanges.values():
+    for those in filter(None, exchanges.values()):
         # The schedule is periodic: the earliest tells where it lies.
         offsets = [sent - round((sent - those[0][0]) / INTERVAL) * INTERVAL for sent, _ in those]
         due = int(min(offsets) / TICK + 1e-6) * TICK

@@ -70,7 +70,10 @@ def session(data: bytes) -> None:
             subject.withdraw()
         elif event % 16 == 2:
             subject.connected()
-        for line in filter(None, subject.data_to_send().split(b"\n")):
+        sent = subject.data_to_send()
+        lines = [b"\n%b\n" % line for line in sent.split(b"\n") if line]
+        assert sent == b"".join(lines), "not framed"
+        for line in lines:
             _check_sent(line, BASE_MAX_LINE)
 
 
