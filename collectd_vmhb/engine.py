@@ -248,6 +248,7 @@ class Engine:
         self._totals["loops"] += 1
         if wanted <= now:
             self._awareness.woke(now - wanted, now)
+            self._reporter.stood_still(now - wanted)
         for watch, events in ready:
             if watch is None:
                 self._drain_wakes()

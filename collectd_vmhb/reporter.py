@@ -225,6 +225,10 @@ class Reporter:
             ),
         )
 
+    def stood_still(self, seconds: float) -> None:
+        """Gives the disk as long as the engine was late itself: its worker stood still, too."""
+        self.save_by += seconds
+
     def saved(self, number: int) -> None:
         """Lets everything out that was part of the save of this number, or of an earlier one."""
         self._settled = number

@@ -56,6 +56,7 @@ class Node:
         self.frozen = False
         self.libvirt_away = False
         self._disk = State()
+        self._disk_free = 0.0
         self._ids = 0
         self._wanted = math.inf
         self._stalled_until = -math.inf
@@ -210,7 +211,9 @@ class Node:
                 if engine is not None:
                     engine.post(Saved(number, None))
 
-        self.cloud.after(self.cloud.rng.uniform(0.001, 0.01), saved)
+        # One worker writes, and one save after the other.
+        self._disk_free = max(self._disk_free, self.cloud.now) + self.cloud.rng.uniform(0.001, 0.01)
+        self.cloud.after(self._disk_free - self.cloud.now, saved)
 
     def save_at_the_end(self, state: State) -> None:
         self._disk = state

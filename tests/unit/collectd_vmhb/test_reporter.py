@@ -108,6 +108,15 @@ def test_a_disk_that_hangs_is_noticed_and_after_that_nothing_waits() -> None:
     assert world.reporter.deadline is None
 
 
+def test_a_disk_is_not_blamed_for_the_time_in_which_the_engine_stood_still() -> None:
+    world = World()
+    world.raised("a", now=10.0)
+    world.turn(10.0)
+    world.reporter.stood_still(8.0)
+    world.turn(19.0)
+    assert world.reporter.save_by == 10.0 + SAVE_MAX + 8.0
+
+
 def test_a_slow_disk_that_gets_on_does_not_hang() -> None:
     world = World()
     for second in range(20):
