@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vmhb_conformance import port, rules
+from vmhb_conformance import guest, port, rules
 from vmhb_conformance.__main__ import main
 from vmhb_conformance.player import BrokenError, NotRunError
 
@@ -190,3 +190,54 @@ def test_who_does_not_offer_it_is_not_asked(rule: Any) -> None:
     told = Told(caps=("checks", "interval"))
     with pytest.raises(NotRunError, match="does not offer"):
         rule(told, told)
+
+
+NOTICES = ("vote", "shutdown_notice", "suspend_notice", "resume_notice", "restart")
+INIT: dict[str, Any] = {
+    "version": 3,
+    "revision": 1,
+    "msg_type": "init",
+    "sequence": 1,
+    "name": "web",
+    **dict.fromkeys((f"{name}_secs" for name in NOTICES), 0),
+    "heartbeat_interval_ms": 1000,
+    "corrective_action": "log",
+}
+
+
+class ScriptedPort(port.SocketPort):
+    """Gives each init at its time of a clock that reads move on."""
+
+    def __init__(self, inits: list[float]) -> None:
+        super().__init__("/scripted")
+        self.now = 0.0
+        self._inits = inits
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def read(self, timeout: float) -> bytes:
+        self.now += max(timeout, 0.001)
+        if not self._inits or self._inits[0] > self.now:
+            return b""
+        number = 1000 - len(self._inits)
+        self._inits.pop(0)
+        return b"\n%s\n" % json.dumps({**INIT, "invocation_id": number}).encode()
+
+
+@pytest.mark.parametrize(
+    ("inits", "held_up", "offends"),
+    [([1.0, 2.05], 0.0, False), ([1.0, 1.5], 0.0, True), ([1.0, 2.05], 1.5, False)],
+    ids=["a second apart", "too soon", "too soon for who was held up"],
+)
+def test_a_guest_is_not_blamed_for_a_tester_that_was_held_up(
+    inits: list[float], held_up: float, offends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = ScriptedPort(inits)
+    monkeypatch.setattr("vmhb_conformance.guest.time.monotonic", scripted.monotonic)
+    tested = guest.Guest(scripted)
+    tested.next(held_up and 0.9)
+    scripted.now = max(scripted.now, held_up)
+    assert tested.next(5.0) is not None
+    assert tested.next(5.0) is not None
+    assert ("pace" in tested.offences) is offends
