@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab itself works: what the other end-to-end tests take for granted.
 
-It comes first by its name, while nothing of the product runs on the node.
+It comes first (conftest.py), while nothing of the product runs on the node.
 """
 
 from __future__ import annotations
