@@ -5,7 +5,7 @@ When MASS_MIN VMs and MASS_SHARE of those watched start to miss within two of th
 is most likely one cause: this host, its storage, the observer. The caller reports that as one
 fault of the host, and each VM's lost heartbeat is held for HELD_ROUNDS of its intervals: who
 answers meanwhile is never blamed. Then it goes out, marked as correlated: a real mass failure is
-delayed, not hidden.
+delayed, not hidden. The fault of the host lasts while as many of these VMs are still lost.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ MASS_MIN = 5
 MASS_SHARE = 0.3
 WINDOW_ROUNDS = 2
 HELD_ROUNDS = 2
+#: Seconds after which a mass that lasts is looked at again.
+REVIEW = 1.0
+#: The detail of a loss that belongs to a mass.
+CORRELATED = "correlated"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Correlation:
         self._held: dict[str, tuple[float, FaultRaised]] = {}
         #: Until then new losses belong to the mass that was seen.
         self.mass_until = -math.inf
+        #: When `is_over` is to be asked, if there is a mass.
+        self.review_at = -math.inf
 
     def missing(self, uuid: str, interval: float, now: float, watched: int) -> int:
         """Notes that a VM starts to miss; returns how many did together if they are a mass, or 0.
@@ -50,13 +56,16 @@ class Correlation:
         fresh = [miss for miss in self._misses if miss.until > now and miss.uuid != uuid]
         self._misses = deque([*fresh, _Miss(uuid, now, now + WINDOW_ROUNDS * interval)])
         together = len(self._misses)
-        if together < MASS_MIN or together < MASS_SHARE * watched:
-            return 0
-        return together
+        return together if _are_many(together, watched) else 0
 
     def begin(self, until: float) -> None:
         """A mass was reported: losses found until then are held back."""
-        self.mass_until = max(self.mass_until, until)
+        self.mass_until = self.review_at = max(self.mass_until, until)
+
+    def is_over(self, lost: int, watched: int, now: float) -> bool:
+        """Whether few VMs of a mass are still lost; of ``lost`` that has been told."""
+        self.review_at = now + REVIEW
+        return not _are_many(lost + len(self._held), watched)
 
     def holds(self, event: FaultEvent, interval: float, now: float) -> bool:
         """Keeps a lost heartbeat of a mass, or forgets it as the VM answers; True if it did."""
@@ -66,7 +75,7 @@ class Correlation:
             return self._held.pop(event.uuid, None) is not None
         if now >= self.mass_until:
             return False
-        details: Mapping[str, str] = {**event.details, "correlated": "true"}
+        details: Mapping[str, str] = {**event.details, CORRELATED: "true"}
         marked = replace(event, text=f"{event.text}, with many others", details=details)
         self._held[event.uuid] = now + HELD_ROUNDS * interval, marked
         return True
@@ -85,3 +94,7 @@ class Correlation:
         """Returns the losses that were held long enough and still last."""
         ready = [uuid for uuid, (at, _) in self._held.items() if at <= now]
         return [self._held.pop(uuid)[1] for uuid in ready]
+
+
+def _are_many(silent: int, watched: int) -> bool:
+    return silent >= MASS_MIN and silent >= MASS_SHARE * watched

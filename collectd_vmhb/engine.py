@@ -27,7 +27,7 @@ from collectd_vmhb.attaching import Attaching
 from collectd_vmhb.awareness import Awareness
 from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.contact import Contact
-from collectd_vmhb.correlation import WINDOW_ROUNDS, Correlation
+from collectd_vmhb.correlation import CORRELATED, WINDOW_ROUNDS, Correlation
 from collectd_vmhb.desk import Asked, Books, Desk
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
@@ -285,8 +285,8 @@ class Engine:
         self._watch_the_disk(now)
         for fault in self._correlation.due(now):
             self._report(self._watches[fault.uuid].domain, fault, now)
-        if now >= self._correlation.mass_until:
-            self._impairments.mend(MASS, now)
+        if MASS in self._impairments and now >= self._correlation.review_at:
+            self._review_mass(now)
         self.desk.turn(now)
         self._reporter.turn(now)
         self._own_deadline = self._plan_own()
@@ -295,7 +295,7 @@ class Engine:
     def _plan_own(self) -> float:
         others = [self._reporter.deadline, self._correlation.deadline, self.desk.deadline]
         if MASS in self._impairments:
-            others.append(self._correlation.mass_until)
+            others.append(self._correlation.review_at)
         at = [deadline for deadline in others if deadline is not None]
         return min(self._scan_at, self._attaching.deadline, self._contact.deadline, *at)
 
@@ -718,6 +718,12 @@ class Engine:
                     f"{together} of {watched} VMs fell silent together: this host, or its storage?"
                 )
                 self._impairments.impair(MASS, text, now)
+
+    def _review_mass(self, now: float) -> None:
+        """Suspects this host no longer once few of the VMs that fell silent together are lost."""
+        lost = sum(CORRELATED in incident.details for incident in self._reporter.incidents())
+        if self._correlation.is_over(lost, len(self._watches), now):
+            self._impairments.mend(MASS, now)
 
     def _listen(self, watch: Watch, now: float) -> None:
         """Has the selector wait for what may be read or is still to be written."""

@@ -321,7 +321,44 @@ def test_half_of_all_vms_silent_in_the_same_moment(cloud: Cloud) -> None:
     first, *others = [(uuid, fault) for _, uuid, fault, _ in node.alarms.raised]
     assert first == ("", ENGINE_IMPAIRED)
     assert sorted(others) == sorted((vm.uuid, HEARTBEAT_LOST) for vm in hung)
+    cloud.run(600.0)
+    assert node.alarms.of("") == {ENGINE_IMPAIRED}, "the host is suspect as long as they are silent"
     for vm in hung:
+        vm.thaw()
+    cloud.run(15.0)
+    assert node.alarms.open == {}
+
+
+def test_a_mass_silence_is_over_when_few_of_the_vms_are_left_of_it(cloud: Cloud) -> None:
+    node = host_of(cloud, 20)
+    hung = list(node.vms.values())[:8]
+    for vm in hung:
+        vm.hang()
+    cloud.run(LATEST_OF_MANY)
+    assert len(node.alarms.open) == 1 + len(hung)
+    for vm in hung[:2]:
+        vm.thaw()
+    cloud.run(15.0)
+    assert node.alarms.of("") == {ENGINE_IMPAIRED}, "6 of 20 are still silent, a share of 30 %"
+    hung[2].thaw()
+    cloud.run(15.0)
+    assert node.alarms.of("") == set()
+    assert len(node.alarms.open) == 5, "the others stay lost"
+
+
+def test_a_mass_silence_is_no_shorter_for_a_restart_of_collectd(cloud: Cloud) -> None:
+    node = host_of(cloud, 10)
+    for vm in node.vms.values():
+        vm.hang()
+    cloud.run(LATEST_OF_MANY)
+    before = dict(node.alarms.open)
+    assert len(before) == 11
+    node.kill()
+    cloud.run(3.0)
+    node.start()
+    cloud.run(600.0)
+    assert node.alarms.open == before
+    for vm in node.vms.values():
         vm.thaw()
     cloud.run(15.0)
     assert node.alarms.open == {}

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from collectd_vmhb.correlation import HELD_ROUNDS, MASS_MIN, WINDOW_ROUNDS, Correlation
+from collectd_vmhb.correlation import HELD_ROUNDS, MASS_MIN, REVIEW, WINDOW_ROUNDS, Correlation
 from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultCleared, FaultRaised, Severity
 
 
@@ -85,3 +85,26 @@ def test_a_vm_that_is_not_watched_any_more_counts_for_no_mass() -> None:
         correlation.missing(f"vm-{number}", 1.0, 0.0, MASS_MIN)
     correlation.forget("vm-0")
     assert correlation.missing("another", 1.0, 0.0, MASS_MIN) == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "held", "watched", "over"),
+    [
+        (MASS_MIN, 0, 10, False),
+        (0, MASS_MIN, 10, False),
+        (MASS_MIN - 1, 1, 10, False),
+        (MASS_MIN - 1, 0, 4, True),
+        (MASS_MIN, 0, 17, True),
+        (MASS_MIN, 0, 0, False),
+    ],
+)
+def test_a_mass_lasts_while_as_many_are_lost_as_make_one(
+    told: int, held: int, watched: int, over: bool
+) -> None:
+    correlation = Correlation()
+    correlation.begin(until=10.0)
+    assert correlation.review_at == 10.0
+    for number in range(held):
+        correlation.holds(lost(f"vm-{number}"), 10.0, 5.0)
+    assert correlation.is_over(told, watched, 10.0) is over
+    assert correlation.review_at == 10.0 + REVIEW
