@@ -24,7 +24,7 @@ words: ## Check the spelling
 	$(bin)/codespell
 
 roles: ## Lint the Ansible roles and playbooks
-	PATH=$(CURDIR)/.lab/venv/ansible/bin:$$PATH ansible-lint --quiet
+	PATH=$(CURDIR)/.lab/venv/ansible/bin:$$PATH ansible-lint -q
 
 test: ## Run the tests that need no lab, but for the long ones
 	$(bin)/pytest -m 'not long' tests/unit tests/simulation

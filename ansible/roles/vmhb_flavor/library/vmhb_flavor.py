@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,10 @@ options:
     type: list
     elements: str
     default: []
+  environment:
+    description: Set for the SDK, such as OS_* of an openrc file.
+    type: dict
+    default: {}
   report:
     description: Whether Nova is asked for the VMs that have one of the flavors.
     type: bool
@@ -279,10 +284,12 @@ def main() -> None:
             "flavors": {"type": "list", "elements": "str", "default": []},
             "specs": {"type": "dict", "default": {}},
             "images": {"type": "list", "elements": "str", "default": []},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
             "report": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
+    os.environ.update((key, str(value)) for key, value in module.params["environment"].items())
     try:
         done = run(module.params, module.check_mode)
     except (CloudError, PlanError) as problem:
