@@ -12,8 +12,7 @@ from pathlib import Path
 
 from collectd_vmhb.domain import Address
 
-#: Read at once; more waits in the kernel, so that no guest delays the others: these bytes cost half
-#: a millisecond at most, whatever they are (tests/hostile).
+#: Read at once; more waits in the kernel, so that no guest delays the others (tests/hostile).
 READ_MAX = 4 * 1024
 #: Unsent bytes above which whole lines are dropped: the guest reads nothing.
 UNSENT_MAX = 16 * 1024

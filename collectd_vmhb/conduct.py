@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 #: What one guest may send: messages and bytes per second, and how many seconds' worth at once.
 MESSAGES_PER_SECOND = 50.0
@@ -59,6 +60,7 @@ class Conduct:
         "_messages",
         "_misbehaves",
         "_news",
+        "_untold",
         "muted_until",
         "news_at",
     )
@@ -69,6 +71,8 @@ class Conduct:
         #: When more may be told of its checks; inf if nothing waits for that.
         self.news_at = math.inf
         self._news = Budget(NEWS_PER_SECOND)
+        #: Changes that wait to be told, in the order in which they came.
+        self._untold: dict[str, None] = {}
         self._messages = Budget(MESSAGES_PER_SECOND)
         self._bytes = Budget(BYTES_PER_SECOND)
         self._complaints = 0
@@ -84,12 +88,22 @@ class Conduct:
             self.muted_until = now + MUTED
             self.complain(now)
 
-    def may_tell(self, now: float) -> bool:
-        """True if another change of its checks may be told now; if not, come back at `news_at`."""
-        if self._news.has(1, now):
-            return self._news.spend(1, now)
-        self.news_at = now + 1
-        return False
+    def tellable(self, changed: Collection[str], now: float) -> set[str]:
+        """Returns which of the checks that changed may be told now; come back at `news_at`.
+
+        Those that have waited longest come first, so that none hides behind others that flap.
+        """
+        waiting = [name for name in self._untold if name in changed]
+        fresh = [name for name in changed if name not in self._untold]
+        told = set()
+        self._untold = {}
+        for name in waiting + fresh:
+            if self._news.has(1, now) and self._news.spend(1, now):
+                told.add(name)
+            else:
+                self._untold[name] = None
+                self.news_at = now + 1
+        return told
 
     def complain(self, now: float) -> None:
         """The guest sent what it should not.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches every VM of this host from one thread: a selector, a heap of deadlines, an inbox.
+"""Watches every VM of this host from one thread: a poll, drawers of deadlines, an inbox.
 
 Nothing here blocks: libvirt and the disk are asked through workers that post what they found,
 notifications go to a sink that only queues. Readable channels come before due timers, so that an
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol, Union
 
 from collectd_vmhb.attaching import Attaching
-from collectd_vmhb.awareness import Awareness
+from collectd_vmhb.awareness import LATE, Awareness
 from collectd_vmhb.channel import Channel, ChannelError, retry_after
 from collectd_vmhb.contact import Contact
 from collectd_vmhb.correlation import CORRELATED, WINDOW_ROUNDS, Correlation
@@ -248,7 +248,8 @@ class Engine:
         self._totals["loops"] += 1
         if wanted <= now:
             self._awareness.woke(now - wanted, now)
-            self._reporter.stood_still(now - wanted)
+            if now - wanted > LATE:
+                self._reporter.stood_still(now - wanted)
         for watch, events in ready:
             if watch is None:
                 self._drain_wakes()

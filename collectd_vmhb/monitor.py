@@ -548,15 +548,15 @@ class Monitor:
 
     def _tellable(self, wanted: dict[str, Severity], now: float) -> dict[str, Severity]:
         """Returns the faults as they may be told now: a guest makes no storm of its checks."""
-        told: dict[str, Severity] = {}
-        for name in {**self._open, **wanted}:
-            before, after = self._open.get(name), wanted.get(name)
-            is_check = name.startswith(CHECK_PREFIX)
-            if before is not after and is_check and not self.conduct.may_tell(now):
-                after = before
-            if after is not None:
-                told[name] = after
-        return told
+        names = {**self._open, **wanted}
+        changed = [
+            name
+            for name in names
+            if name.startswith(CHECK_PREFIX) and self._open.get(name) is not wanted.get(name)
+        ]
+        wait = set(changed) - self.conduct.tellable(changed, now)
+        told = {name: (self._open if name in wait else wanted).get(name) for name in names}
+        return {name: severity for name, severity in told.items() if severity is not None}
 
     def _audit_on_fault(self, check: str, now: float) -> None:
         if self._settings.audit_on_fault and self._session.can_audit:

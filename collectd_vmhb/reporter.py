@@ -60,14 +60,12 @@ class Reporter:
         self._maintenance = Maintenance()
         self._runs: dict[str, int] = {}
         self._forgiven: dict[str, float] = {}
-        self._unsaved: deque[tuple[int, Note]] = deque()
+        self._unsaved: deque[tuple[int, float, Note]] = deque()
         self._fresh: list[Note] = []
         self._number = 0
         #: The newest save that is not waited for any more, and until when the next one is.
         self._settled = 0
         self.save_by = math.inf
-        #: When what is unsaved leaves all the same.
-        self._leave_at = math.inf
         self._changed = False
         self._quiet_save_at: float | None = None
 
@@ -185,7 +183,8 @@ class Reporter:
         """When `turn` has something to do by itself."""
         own = (self._incidents.deadline, self._quiet_save_at)
         times = [at for at in own if at is not None]
-        others = (self._maintenance.deadline, self.save_by, self._leave_at)
+        leave_at = self._unsaved[0][1] if self._unsaved else math.inf
+        others = (self._maintenance.deadline, self.save_by, leave_at)
         times += [at for at in others if at < math.inf]
         return min(times, default=None)
 
@@ -201,17 +200,14 @@ class Reporter:
                 self._back(uuid, now)
         quiet = self._quiet_save_at is not None and now >= self._quiet_save_at
         if self._changed or quiet:
-            self._hand_over()
+            self._hand_over(now)
         if self.save_by == math.inf and self._settled < self._number:
             self.save_by = now + SAVE_MAX
-        if now >= self._leave_at:
-            self._let_out(self._number)
-        elif self._unsaved and self._leave_at == math.inf:
-            self._leave_at = now + SAVE_WAIT
+        self._let_out(self._number, now)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, now: float) -> None:
         self._number += 1
-        self._unsaved.extend((self._number, note) for note in self._fresh)
+        self._unsaved.extend((self._number, now + SAVE_WAIT, note) for note in self._fresh)
         self._fresh.clear()
         self._changed = False
         self._quiet_save_at = None
@@ -235,10 +231,10 @@ class Reporter:
         self.save_by = math.inf
         self._let_out(number)
 
-    def _let_out(self, number: int) -> None:
-        self._leave_at = math.inf
-        while self._unsaved and self._unsaved[0][0] <= number:
-            note = self._unsaved.popleft()[1]
+    def _let_out(self, number: int, until: float = math.inf) -> None:
+        """Lets go what was part of this save, and should have been on disk by ``until``."""
+        while self._unsaved and self._unsaved[0][0] <= number and self._unsaved[0][1] <= until:
+            note = self._unsaved.popleft()[2]
             if not self._silent or note.type_instance == OPEN_FAULTS:
                 self._notify(note)
 

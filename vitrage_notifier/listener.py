@@ -81,8 +81,9 @@ class Listener:
     def _overhear(self, record: logging.LogRecord) -> bool:
         """Say in one line, and once, what the library says with a traceback each minute."""
         problem = record.exc_info and record.exc_info[1]
-        if isinstance(problem, Exception):
-            self._complain(problem)
+        if not isinstance(problem, Exception):
+            return True
+        self._complain(problem)
         return False
 
     def _complain(self, problem: Exception) -> None:

@@ -9,9 +9,9 @@ reach a log. Whatever the bytes, `decode` returns a message or raises `ProtocolE
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import re
-import sys
 from dataclasses import dataclass, replace
 from sys import getsizeof
 from typing import Any, Callable, NoReturn, Union
@@ -25,6 +25,7 @@ CHALLENGE_MAX = 2**31 - 1
 NACK_TEXT_MAX = 200
 #: Bounds of what one guest may report (docs/protocol.md, Limits).
 CHECKS_MAX = 64
+OBJECTS_MAX = 512
 TEXT_MAX = 1024
 PERFDATA_MAX = 512
 AGE_MAX_MS = 10 * 365 * 24 * 3600 * 1000
@@ -161,6 +162,9 @@ def encode(msg_type: str, sequence: int, **fields: Any) -> bytes:
 
 def decode(line: bytes) -> Message:
     """Reads one line from a guest; raises ProtocolError for anything that is no message."""
+    # Each object costs a call; so many are in no message, whatever stands in its texts.
+    if line.count(b"{") > OBJECTS_MAX:
+        raise ProtocolError("too many objects")
     text = line.decode("utf-8", "replace")
     try:
         fields = _parse(text)
@@ -295,14 +299,22 @@ def _read_check(fields: Any) -> Check:
     except ValueError:
         raise ProtocolError(f"failed to parse status of check {name}") from None
     return Check(
-        # Many VMs have checks of the same name.
-        name=sys.intern(name),
+        name=_shared(name),
         status=status,
         text=clean_text(_string(fields, "text", ""), TEXT_MAX),
         perfdata=clean_text(_string(fields, "perfdata", ""), PERFDATA_MAX),
         age=_integer(fields, "since_ms", 0, AGE_MAX_MS) / 1000,
         duration=_integer(fields, "duration_ms", 0, AGE_MAX_MS) / 1000,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared(name: str) -> str:
+    """Returns one string for equal ones: many VMs have checks of the same name.
+
+    Not `sys.intern`, which keeps what a guest invents for ever on some versions of CPython.
+    """
+    return name
 
 
 def _read_busy(ours: dict[str, Any] | None) -> BusyClaim | None:

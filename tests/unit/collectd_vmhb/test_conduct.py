@@ -53,3 +53,22 @@ def test_it_ends_with_peace_and_is_not_told_again_within_the_hour() -> None:
 def test_a_leave_is_worth_a_line_now_and_then() -> None:
     conduct = Conduct()
     assert [conduct.left(at) for at in (0.0, 1.0, 599.0, 601.0)] == [True, False, False, True]
+
+
+def test_a_check_does_not_hide_behind_others_that_flap() -> None:
+    conduct = Conduct()
+    flapping = [f"a{number}" for number in range(10)]
+    for second in range(60):
+        conduct.tellable(flapping, second)
+    told: set[str] = set()
+    for second in range(60, 64):
+        told |= conduct.tellable([*flapping, "z"], second)
+    assert "z" in told
+
+
+def test_what_is_no_change_any_more_waits_no_longer() -> None:
+    conduct = Conduct()
+    many = [f"a{number}" for number in range(30)]
+    assert len(conduct.tellable(many, 0.0)) == 20
+    assert conduct.news_at == 1.0
+    assert conduct.tellable(["z"], 1.0) == {"z"}

@@ -76,6 +76,7 @@ def test_a_check_report_is_read_in_seconds() -> None:
         (b"17", "not a JSON object"),
         (b"null", "not a JSON object"),
         (b"[" * 15000, "nested too deep"),
+        (b"{" * 600, "too many objects"),
         (b'{"version": NaN}', "NaN"),
         (b"{}", "version"),
         (line(INIT, version=2), "bad version: 2, expect version: 3"),

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from collectd_vmhb.poll import READ, WRITE, Poll
+
+
+class Door:
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
 
 
 @pytest.fixture(name="pair")
@@ -29,6 +38,17 @@ def test_the_owner_of_what_is_ready_is_told(pair: tuple[socket.socket, socket.so
     poll.unregister(pair[0])
     assert poll.wait(0.0) == []
     poll.close()
+
+
+def test_a_thousand_and_more_are_told_at_once() -> None:
+    poll: Poll[int] = Poll()
+    doors = [os.eventfd(1) for _ in range(1500)]
+    for number, door in enumerate(doors):
+        poll.register(Door(door), READ, number)
+    assert len(poll.wait(0.0)) == len(doors)
+    poll.close()
+    for door in doors:
+        os.close(door)
 
 
 def test_a_peer_that_has_gone_is_noticed(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -81,6 +81,8 @@ def test_a_slow_disk_delays_an_alarm_by_no_more_than_the_wait() -> None:
     world.turn(10.0 + SAVE_WAIT / 2)
     assert world.heard == []
     world.turn(10.0 + SAVE_WAIT)
+    assert [note.plugin_instance for note in world.heard] == ["a"]
+    world.turn(10.0 + SAVE_WAIT / 2 + SAVE_WAIT)
     assert [note.plugin_instance for note in world.heard] == ["a", "b"]
     world.cleared("a", now=11.0)
     world.turn(11.0)
