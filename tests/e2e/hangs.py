@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from collectd_vmhb.control import ask
+from collectd_vmhb.control import ControlError, ask
 from collectd_vmhb.verdict import HEARTBEAT_LOST
 from tests.lab.clones import Clones
 from tests.lab.disk import Disk
@@ -357,7 +357,10 @@ def wait_healthy(node: Node, guests: list[Guest], within: float = 180.0) -> None
     wanted = {guest.uuid for guest in guests}
     deadline = time.monotonic() + within
     while True:
-        rows = ask(seat, {"command": "status"})["vms"]
+        rows = []
+        # An engine that is only starting does not answer yet.
+        with contextlib.suppress(ControlError):
+            rows = ask(seat, {"command": "status"})["vms"]
         if wanted <= {row["uuid"] for row in rows if row["health"] == "healthy"}:
             return
         if time.monotonic() > deadline:

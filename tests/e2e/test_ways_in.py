@@ -153,14 +153,13 @@ def test_a_directory_that_is_elsewhere_for_collectd_and_deeper_than_an_address(
     guest = cloud.lab.boot("contained", extra_specs=SPECS)
     node = cloud.lab.node
     elsewhere = f"/run/{'containers' * 6}/{'volumes' * 8}"
-    seat = f"{node.root}/run/vmhb/control.sock"
     try:
         cloud.healthy(guest)
         cloud.collectd.stop()
         mapped = ("/var/lib/libvirt", elsewhere)
         cloud.collectd.start(stanza(cloud.lab, SocketPathMap=mapped, HoldDown=0.0))
         deadline = time.monotonic() + 20
-        while elsewhere not in str(ask(seat, {"command": "explain", "vm": guest.uuid})["channel"]):
+        while elsewhere not in vmhb(cloud, "explain", guest):
             assert time.monotonic() < deadline, "it connects to another path"
             time.sleep(0.2)
         subprocess.run(node.command("mkdir", "-p", elsewhere), check=True)
