@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ import pytest
 
 from tests.integration.notifier_node import Collectd, wait_for
 from tests.lab.broker import Broker
+from tests.lab.layout import LabError
 from tests.lab.vitrage import Row, Vitrage
 from vitrage_notifier.alarm import Alarm, Subject, name_of
 
@@ -34,13 +36,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-#: Seconds; the notifier's, short for the test, and not so short that Vitrage on a busy machine
-#: cannot take in a hundred alarms in each period.
+#: Seconds; the notifier's, short for the test.
 RESEND = 5
 #: Seconds between two snapshots where they are the subject; 10 is the least that Vitrage takes.
 SNAPSHOTS = 15
 #: The same where a hundred alarms are open, which a busy machine takes seconds to list again.
 SNAPSHOTS_OF_MANY = 40
+#: There, many are open under identities that Vitrage brought back from before a snapshot: each
+#: is listed after the next one, unless it was sent again in the second of that one.
+RESEND_OF_MANY = 15
 NEVER = 86400
 #: What a message needs through RabbitMQ, Vitrage's three services and a busy machine.
 SLACK = 20.0
@@ -76,8 +80,10 @@ def _collectd(tmp_path: Path, broker: Broker, vitrage: Vitrage) -> Iterator[Coll
         collectd.stop()
 
 
-def start(collectd: Collectd, broker: Broker) -> None:
-    collectd.start(f'TransportUrl "{broker.url}"\n    ResendInterval {RESEND}\n    RepeatOkFor 30')
+def start(collectd: Collectd, broker: Broker, resend: int = RESEND) -> None:
+    collectd.start(
+        f'TransportUrl "{broker.url}"\n    ResendInterval {resend}\n    RepeatOkFor {6 * resend}'
+    )
 
 
 def new_vm() -> str:
@@ -272,18 +278,26 @@ class Engine:
     """Keeps the truth, and tells it as the engine does: changes, and all of it after a start."""
 
     FAULTS = ("heartbeat-lost", "check.db", "check.web")
+    #: Seconds for which a fault stays as it is; the engine's own hold-down is ten times that.
+    #: vitrage-persistor works in several threads and keeps no order: of an alarm that begins and
+    #: ends in one moment it may write the beginning last, and then lists it on and on.
+    HOLD_DOWN = 3.0
 
     def __init__(self, collectd: Collectd, vms: int) -> None:
         self.collectd = collectd
         self.random = random.Random(5)
-        self.vms = [new_vm() for _ in range(vms)]
+        #: (VM, fault) -> when it changed last, by the monotonic clock.
+        self.changed = {
+            (vm, fault): 0.0 for vm in [new_vm() for _ in range(vms)] for fault in self.FAULTS
+        }
         #: (VM, fault) -> incident and severity.
         self.open: dict[tuple[str, str], tuple[str, str]] = {}
         self.changes = 0
 
     def change(self, count: int) -> None:
         for _ in range(count):
-            vm, fault = self.random.choice(self.vms), self.random.choice(self.FAULTS)
+            before = time.monotonic() - self.HOLD_DOWN
+            vm, fault = self.random.choice([key for key, at in self.changed.items() if at < before])
             if (vm, fault) not in self.open or self.random.random() < 0.3:
                 self.raise_(vm, fault, self.random.choice(["WARNING", "FAILURE"]))
             else:
@@ -293,11 +307,13 @@ class Engine:
         incident = self.open.get((vm, fault), (str(uuid.uuid4()), ""))[0]
         self.open[vm, fault] = (incident, severity)
         self.collectd.notify(severity.lower(), fault, incident, vm)
+        self.changed[vm, fault] = time.monotonic()
         self.changes += 1
 
     def clear(self, vm: str, fault: str) -> None:
         incident, _ = self.open.pop((vm, fault))
         self.collectd.notify("okay", fault, incident, vm)
+        self.changed[vm, fault] = time.monotonic()
         self.changes += 1
 
     def start_again(self) -> None:
@@ -317,12 +333,13 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
 ) -> None:
     vitrage.restart_graph(SNAPSHOTS_OF_MANY)
     engine = Engine(collectd, vms=50)
-    engine.start_again()
 
     def die_and_start_again() -> None:
         collectd.kill()
-        start(collectd, broker)
+        start(collectd, broker, RESEND_OF_MANY)
         engine.start_again()
+
+    die_and_start_again()
 
     engine.change(60)
     broker.stop()
@@ -340,7 +357,7 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     for disturb in disturbances:
         (vm, fault) = next(iter(engine.open))
         engine.clear(vm, fault)
-        time.sleep(RESEND)
+        time.sleep(RESEND_OF_MANY)
         disturb()
         engine.raise_(vm, fault, "FAILURE")
         engine.change(48)
@@ -353,11 +370,9 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     engine.change(500 - engine.changes)
 
     began = time.monotonic()
-    # Decision 14: when Vitrage restarts between its snapshot and our re-send, within its snapshot
-    # interval and our period.
-    vitrage.wait_for(
-        lambda rows: shown(rows) == engine.means(), SNAPSHOTS_OF_MANY + RESEND + 3 * SLACK
-    )
+    # Where Vitrage restarts between its snapshot and our re-send, as the README says: within two
+    # of its snapshot intervals and our period.
+    wait_for_truth(vitrage, engine.means(), 2 * SNAPSHOTS_OF_MANY + RESEND_OF_MANY + 2 * SLACK)
     _LOG.info("%d open, equal after %.1f s", len(engine.open), time.monotonic() - began)
     assert engine.changes == 500
 
@@ -371,6 +386,26 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     assert len(held) >= 500
     assert worst.by_us < 0.05
     vitrage.restart_graph(NEVER)
+
+
+def wait_for_truth(vitrage: Vitrage, truth: list[Fault], timeout: float) -> None:
+    """Returns when just that is listed; says each time by how much it is not."""
+    seen: tuple[list[Fault], list[Fault]] | None = None
+
+    def is_true(rows: list[Row]) -> bool:
+        nonlocal seen
+        listed, meant = Counter(shown(rows)), Counter(truth)
+        before, seen = seen, (sorted(meant - listed), sorted(listed - meant))
+        if seen != before:
+            _LOG.info("of %d missing %d, false %s", len(truth), len(seen[0]), seen[1])
+        return not any(seen)
+
+    try:
+        vitrage.wait_for(is_true, timeout)
+    except LabError:
+        assert seen is not None, "Vitrage never answered"
+        missing, false = seen
+        raise AssertionError(f"after {timeout:g} s missing {missing}, false {false}") from None
 
 
 def wait_for_snapshot(vitrage: Vitrage) -> None:
