@@ -259,3 +259,10 @@ def test_a_host_that_grants_no_busy_does_not_agree_to_it() -> None:
     s.connected()
     s.receive(init(vmhb={"caps": sorted(CAPS), "max_line": 16384}))
     assert sent(s)[0]["vmhb"]["caps"] == ["audit", "checks", "interval"]
+
+
+def test_no_answer_is_taken_plainly_when_none_is_waited_for() -> None:
+    answer = b'{"version":3,"revision":1,"msg_type":"challenge_response","sequence":1,'
+    answer += b'"heartbeat_response":1,"heartbeat_health":"healthy","corrective_action":"none",'
+    answer += b'"log_msg":""}\n'
+    assert not session().take_plain_answer(answer)
