@@ -261,8 +261,15 @@ def test_a_host_that_grants_no_busy_does_not_agree_to_it() -> None:
     assert sent(s)[0]["vmhb"]["caps"] == ["audit", "checks", "interval"]
 
 
-def test_no_answer_is_taken_plainly_when_none_is_waited_for() -> None:
-    answer = b'{"version":3,"revision":1,"msg_type":"challenge_response","sequence":1,'
-    answer += b'"heartbeat_response":1,"heartbeat_health":"healthy","corrective_action":"none",'
-    answer += b'"log_msg":""}\n'
-    assert not session().take_plain_answer(answer)
+def test_an_answer_is_taken_plainly_only_if_it_is_the_one_that_is_waited_for() -> None:
+    plain = (
+        '{"version":3,"revision":1,"msg_type":"challenge_response","sequence":1,'
+        '"heartbeat_response":%d,"heartbeat_health":"healthy","corrective_action":"none",'
+        '"log_msg":""}\n'
+    )
+    s = session()
+    assert not s.take_plain_answer((plain % 101).encode()), "nobody asked"
+    s.receive(init())
+    s.challenge()
+    assert not s.take_plain_answer((plain % 999).encode())
+    assert s.take_plain_answer((plain % 101).encode())
