@@ -83,6 +83,7 @@ class Oracle:
         #: While it establishes, silence is forgiven: at least until the first, and then no longer
         #: than until the second.
         self.forgiven_for_sure = -math.inf
+        self.forgiven_before_change = -math.inf
         self.forgiven_until = -math.inf
         #: The same, as seconds left when the engine saw it paused.
         self.left_for_sure = self.left_at_most = -math.inf
@@ -224,10 +225,16 @@ class Oracle:
         self._again(now)
 
     def change_interval(self, now: float, interval: float) -> None:
+        unseen = now - self.changed < SEEN
+        if not unseen:
+            self.forgiven_before_change = self.forgiven_for_sure
         self._step(now)
         self._forget_past()
         self.interval = interval
         self._forgive(now)
+        if unseen:
+            # Perhaps changed back before anybody looked.
+            self.forgiven_for_sure = self.forgiven_before_change
         self._again(now)
 
     def enable(self, now: float, enabled: bool) -> None:
