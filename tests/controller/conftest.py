@@ -7,6 +7,8 @@ import gc
 import json
 import os
 import subprocess
+import sysconfig
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -17,6 +19,7 @@ from typing import Any, Callable
 
 import pytest
 
+from tests.integration.collectd_node import Node, Vm
 from tests.lab.broker import Broker, Tenant
 from tests.lab.certificates import make_certificate
 from tests.lab.layout import ROOT, VITRAGE_VENV, require
@@ -141,3 +144,74 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+NOTIFIER = """\
+<Plugin python>
+  ModulePath "{site_packages}"
+  Import "vitrage_notifier.plugin"
+  <Module vitrage_notifier>
+    StateDir "{state}"
+    TransportUrlFile "{url}"
+    Topic "{topic}"
+  </Module>
+</Plugin>
+"""
+TOPIC = "vitrage_notifications"
+
+
+class Compute:
+    """The node, and the command as run on it."""
+
+    def __init__(self, controller: Controller, at: Path) -> None:
+        self.controller = controller
+        self.node = Node(at)
+        self.vm: Vm = self.node.vm("web")
+        self.state = at / "state"
+        self.url = at / "url"
+        self.url.touch(mode=0o600)
+        self.with_url(controller.broker.url)
+
+    def with_url(self, url: str) -> None:
+        self.url.write_text(url + "\n")
+
+    def start(self, settings: str = "", notifier: bool = True, topic: str = TOPIC) -> None:
+        stanza = NOTIFIER.format(
+            site_packages=sysconfig.get_paths()["purelib"],
+            state=self.state,
+            url=self.url,
+            topic=topic,
+        )
+        self.node.start(settings=settings, more=stanza if notifier else "")
+        until(lambda: (self.state / "engine.json").exists(), 10, self.node.log())
+
+    def verify(self, *argv: str, topic: str = TOPIC, **env: str) -> tuple[int, str]:
+        done = self.controller.command(
+            "verify",
+            *("--control-socket", str(self.node.directory / "run/control.sock")),
+            *("--state-dir", str(self.state)),
+            *("--transport-url-file", str(self.url)),
+            *("--topic", topic),
+            *("--timeout", "10"),
+            *argv,
+            **env,
+        )
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    def reconcile(self) -> tuple[int, str]:
+        done = self.controller.command(
+            "reconcile",
+            *("--control-socket", str(self.node.directory / "run/control.sock")),
+            *("--hostname", "compute-1"),
+        )
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(name="compute")
+def _compute(controller: Controller) -> Iterator[Compute]:
+    # A unix socket's path has to be short.
+    with tempfile.TemporaryDirectory(prefix="vmhb-") as directory:
+        compute = Compute(controller, Path(directory))
+        yield compute
+        compute.node.close()

@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.controller.conftest import Controller, until
-from tests.controller.test_verify import Compute
+from tests.controller.conftest import Compute, Controller, until
 from vitrage_notifier.engine_socket import ask
 
 pytestmark = [
@@ -20,14 +15,6 @@ pytestmark = [
 ]
 
 WITHIN = 30.0
-
-
-@pytest.fixture(name="compute")
-def _compute(controller: Controller) -> Iterator[Compute]:
-    with tempfile.TemporaryDirectory(prefix="vmhb-") as directory:
-        compute = Compute(controller, Path(directory))
-        yield compute
-        compute.node.close()
 
 
 def test_an_alarm_of_which_the_next_engine_knows_nothing_is_cleared(

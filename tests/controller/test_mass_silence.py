@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.controller.conftest import Controller
-from tests.controller.test_verify import Compute
+from tests.controller.conftest import Compute, Controller
 from tests.integration.collectd_node import FAST, SETTINGS
 from tests.integration.stand_in import Mode
 
@@ -23,14 +18,6 @@ pytestmark = [
 VMS = 8
 SILENT = 6
 WITHIN = 60.0
-
-
-@pytest.fixture(name="compute")
-def _compute(controller: Controller) -> Iterator[Compute]:
-    with tempfile.TemporaryDirectory(prefix="vmhb-") as directory:
-        compute = Compute(controller, Path(directory))
-        yield compute
-        compute.node.close()
 
 
 def test_vms_that_fall_silent_together_are_effects_of_one_alarm_on_their_host(

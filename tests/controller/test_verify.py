@@ -7,90 +7,16 @@ The node's VMs are those of libvirt's test driver, so that nothing has to boot.
 from __future__ import annotations
 
 import os
-import sysconfig
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.controller.conftest import Controller, until
-from tests.integration.collectd_node import Node, Vm
+from tests.controller.conftest import Compute, Controller
 from tests.integration.stand_in import Mode
 from tests.lab.keystone import Keystone
 from tests.lab.vitrage import COLLECTD_CONF
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-
-NOTIFIER = """\
-<Plugin python>
-  ModulePath "{site_packages}"
-  Import "vitrage_notifier.plugin"
-  <Module vitrage_notifier>
-    StateDir "{state}"
-    TransportUrlFile "{url}"
-    Topic "{topic}"
-  </Module>
-</Plugin>
-"""
-TOPIC = "vitrage_notifications"
-
-
-class Compute:
-    """The node, and the command as run on it."""
-
-    def __init__(self, controller: Controller, at: Path) -> None:
-        self.controller = controller
-        self.node = Node(at)
-        self.vm: Vm = self.node.vm("web")
-        self.state = at / "state"
-        self.url = at / "url"
-        self.url.touch(mode=0o600)
-        self.with_url(controller.broker.url)
-
-    def with_url(self, url: str) -> None:
-        self.url.write_text(url + "\n")
-
-    def start(self, settings: str = "", notifier: bool = True, topic: str = TOPIC) -> None:
-        stanza = NOTIFIER.format(
-            site_packages=sysconfig.get_paths()["purelib"],
-            state=self.state,
-            url=self.url,
-            topic=topic,
-        )
-        self.node.start(settings=settings, more=stanza if notifier else "")
-        until(lambda: (self.state / "engine.json").exists(), 10, self.node.log())
-
-    def verify(self, *argv: str, topic: str = TOPIC, **env: str) -> tuple[int, str]:
-        done = self.controller.command(
-            "verify",
-            *("--control-socket", str(self.node.directory / "run/control.sock")),
-            *("--state-dir", str(self.state)),
-            *("--transport-url-file", str(self.url)),
-            *("--topic", topic),
-            *("--timeout", "10"),
-            *argv,
-            **env,
-        )
-        assert done.stderr == ""
-        return done.returncode, done.stdout
-
-    def reconcile(self) -> tuple[int, str]:
-        done = self.controller.command(
-            "reconcile",
-            *("--control-socket", str(self.node.directory / "run/control.sock")),
-            *("--hostname", "compute-1"),
-        )
-        return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture(name="compute")
-def _compute(controller: Controller) -> Iterator[Compute]:
-    # A unix socket's path has to be short.
-    with tempfile.TemporaryDirectory(prefix="vmhb-") as directory:
-        compute = Compute(controller, Path(directory))
-        yield compute
-        compute.node.close()
 
 
 @pytest.fixture(name="vitrage", scope="module")
