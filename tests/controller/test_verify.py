@@ -175,9 +175,8 @@ def test_reconcile_shows_what_is_missing_on_either_side(
     vitrage: Controller, compute: Compute
 ) -> None:
     assert compute.reconcile()[0] == 2
-    # What an earlier verification could not end is forgotten.
-    vitrage.vitrage.stop_services("graph")
-    vitrage.vitrage.start_services("graph")
+    # Without what an earlier verification could not end.
+    vitrage.vitrage.be_ready()
     compute.start()
     vitrage.vitrage.announce_instance(compute.vm.uuid, "web", "compute-1", "p-1")
     compute.node.wait_health(compute.vm, 2)
