@@ -21,7 +21,7 @@ _HOST = re.compile(
     r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\])(?::[0-9]{1,5})?"
     r"|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*"
 )
-_ESCAPES = "in a password, write / # ? @ , as %2F %23 %3F %40 %2C"
+_ESCAPES = "in a password, write # ? @ , as %23 %3F %40 %2C, and have no / in it"
 
 
 class Node(Protocol):
@@ -184,4 +184,10 @@ def _checked_url(url: str) -> str:
     torn = "@" in beyond and not all("@" in host for host in hosts)
     if torn or not all(_HOST.fullmatch(host.rpartition("@")[2]) for host in hosts):
         raise ValueError(f"has a host or port that cannot be one; {_ESCAPES}")
+    # oslo.messaging's RabbitMQ driver hands it to kombu as it is, which then sees another host.
+    if any("/" in unquote(host.rpartition("@")[0]) for host in hosts):
+        raise ValueError(
+            "has a user or password with a slash, also if written as %2F: oslo.messaging cannot "
+            "log in with it; give the broker's user another password"
+        )
     return url
