@@ -9,9 +9,10 @@ guest hangs as its QEMU is stopped, as its agent is stopped, or as its kernel pa
 there with a spinning vCPU; none boots again, as all are restored from one that was saved. The host
 is idle, its processors are busy, or nothing can be written to the disk of the engine's state.
 
-It ends with 1 if a hang was not told, or told too early, or if more than one in a hundred on one
-of the hosts was told 100 ms later than docs/operations.md says. That holds while the host is not
-late itself (awareness 0): the others are counted, and are none of the hundred.
+It says a line each minute, and ends with 1 if a hang was not told, or told too early, or if more
+than one in a hundred on one of the hosts was told 100 ms later than docs/operations.md says. That
+holds while the host is not late itself (awareness 0): the others are counted, and are none of the
+hundred.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class Hanging:
         subjects = {
             guest.uuid: _Subject(guest, now + self._rng.uniform(0.0, 4.0)) for guest in self._guests
         }
-        begun, look_at = 0, now
+        begun, look_at, said_at = 0, now, now
         with contextlib.ExitStack() as undo:
             pool = undo.enter_context(ThreadPoolExecutor(len(subjects)))
             for guest in self._guests:
@@ -198,6 +199,10 @@ class Hanging:
                 if now >= look_at:
                     self._look(subjects, now)
                     look_at = now + 0.25
+                if now >= said_at + 60.0:
+                    said_at = now
+                    sys.stdout.write(f"{host}: {begun} of {count} hangs begun\n")
+                    sys.stdout.flush()
                 if begun < count:
                     begun += self._begin_one(list(subjects.values()), host, now, pool)
                 time.sleep(0.005)
