@@ -345,6 +345,16 @@ def test_shutdown_from_inside(story: Story, vm: Guest, saved: str) -> None:
     story.goes_on()
 
 
+def test_shutdown_from_outside_that_the_guest_follows(story: Story, vm: Guest, saved: str) -> None:
+    # What acpid or logind does: who has the power button's device open is told that it was pressed.
+    off = "kill -TERM -$(cat /run/agent.pid); sleep 0.3; poweroff -f"
+    vm.run(f"(head -c 1 /dev/input/event0; {off}) >/dev/null 2>&1 & sleep 0.5")
+    vm.domain.shutdown()
+    story.shows("")
+    vm.node.connection.restore(saved)
+    story.goes_on()
+
+
 def test_shutdown_from_outside_that_the_guest_does_not_follow(story: Story, vm: Guest) -> None:
     vm.domain.shutdown()
     time.sleep(LONG)

@@ -50,6 +50,9 @@ _MODULES = (
     # The driver of libvirt's <panic model='isa'/>.
     "pvpanic",
     "pvpanic-mmio",
+    # The power button, which `virsh shutdown` presses, and the device that tells of it.
+    "button",
+    "evdev",
 )
 
 # Parts of the standard library that neither the agent nor a check in the lab imports: with them
