@@ -336,7 +336,8 @@ class Engine:
         else:
             watch = self._watches.get(finding.uuid)
             if watch is None:
-                if isinstance(finding, Rebooted):
+                known = self._discovery.domain(finding.uuid)
+                if isinstance(finding, Rebooted) and (known is None or known.domain_id is None):
                     # Perhaps the answer that makes it known is still on its way.
                     self._early_reboots.add(finding.uuid)
                 return

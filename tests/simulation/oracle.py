@@ -83,8 +83,9 @@ class Oracle:
         #: While it establishes, silence is forgiven: at least until the first, and then no longer
         #: than until the second.
         self.forgiven_for_sure = -math.inf
-        self.forgiven_before_change = -math.inf
         self.forgiven_until = -math.inf
+        #: The first, and when the silence began, before the flavor changed.
+        self.forgiven_before_change = self.quiet_before_change = -math.inf
         #: The same, as seconds left when the engine saw it paused.
         self.left_for_sure = self.left_at_most = -math.inf
         #: When the first boot began that no answer has followed.
@@ -227,22 +228,26 @@ class Oracle:
     def change_interval(self, now: float, interval: float) -> None:
         unseen = now - self.changed < SEEN
         if not unseen:
-            self.forgiven_before_change = self.forgiven_for_sure
+            self._keep_for_a_change_back()
         self._step(now)
         self._forget_past()
         self.interval = interval
         self._forgive(now)
         if unseen:
-            # Perhaps changed back before anybody looked.
-            self.forgiven_for_sure = self.forgiven_before_change
+            self._perhaps_changed_back()
         self._again(now)
 
     def enable(self, now: float, enabled: bool) -> None:
         """Monitoring is switched on or off in the flavor."""
+        unseen = now - self.changed < SEEN
+        if not unseen:
+            self._keep_for_a_change_back()
         self._step(now)
         self.enabled = enabled
         # The pages do not say whether what was seen before counts.
         self._new_run(now, Sure.MAYBE)
+        if unseen:
+            self._perhaps_changed_back()
         self._again(now)
 
     def engine_ends(self, now: float) -> None:
@@ -344,6 +349,15 @@ class Oracle:
 
     def _forgiven(self, until: float) -> None:
         self.forgiven_for_sure = self.forgiven_until = until
+
+    def _keep_for_a_change_back(self) -> None:
+        self.forgiven_before_change = self.forgiven_for_sure
+        self.quiet_before_change = self.quiet_since
+
+    def _perhaps_changed_back(self) -> None:
+        """The flavor is as it was, perhaps before anybody looked: as if nothing had been."""
+        self.forgiven_for_sure = self.forgiven_before_change
+        self.quiet_since = self.quiet_before_change
 
     def _new_run(self, now: float, owes: Sure) -> None:
         self.owes = self.answered = owes

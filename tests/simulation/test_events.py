@@ -198,6 +198,23 @@ def test_switched_off_and_on_while_it_runs(cloud: Cloud, node: Node, vm: Vm) -> 
     assert is_well(vm)
 
 
+def test_a_reboot_before_monitoring_was_switched_on_shortens_no_later_one(cloud: Cloud) -> None:
+    node = Node(cloud, HOST)
+    specs = {**SPECS, "vmhb:grace_period": "150", "vmhb:required": "true"}
+    vm = Vm(node, "vm", {})
+    node.start()
+    vm.start(2.0)
+    cloud.run(10.0)
+    vm.reset(None)
+    cloud.run(5.0)
+    vm.change_flavor(specs)
+    cloud.run(140.0)
+    vm.reset(HOST.grace_after_reboot - 10.0)
+    cloud.run(HOST.grace_after_reboot + LONG)
+    assert is_well(vm)
+    assert node.alarms.raised == []
+
+
 @pytest.mark.parametrize("downtime", [0.05, 1.0, 30.0])
 def test_five_migrations(cloud: Cloud, node: Node, vm: Vm, downtime: float) -> None:
     other = host_of(cloud, 0)
