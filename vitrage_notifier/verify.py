@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, TypeVar
 
 from vitrage_notifier.engine_socket import EngineError, ask
 from vitrage_notifier.sender import ADVICE, NotSentError, Transport
@@ -28,6 +28,8 @@ RESERVE = 30.0
 #: Longest wait for Vitrage in seconds: the engine keeps no verification longer than ten minutes.
 LONGEST = 240.0
 POLL = 0.2
+
+_Seen = TypeVar("_Seen")
 
 
 class BrokenLinkError(Exception):
@@ -138,18 +140,15 @@ class Verification:
     def _follow(self, vitrage: Vitrage, incident: str) -> None:
         with self._timed("shown by Vitrage"):
             try:
-                self._wait(
-                    lambda: self._row(vitrage, incident) is not None, self._way.timeout, "", ""
-                )
+                row = self._wait(lambda: self._row(vitrage, incident), self._way.timeout, "", "")
             except BrokenLinkError:
                 raise self._explain(vitrage, incident) from None
-        row = self._row(vitrage, incident)
-        if row is not None and not row.get("vitrage_resource_type"):
+        if not row.get("vitrage_resource_type"):
             raise BrokenLinkError("resource", "Vitrage shows the alarm, but on no resource")
         vertices = self._graph(vitrage)
         known = {each.get("id") for each in vertices if not each["vitrage_is_placeholder"]}
-        resource = incident_resource(row) if row is not None else ""
-        if row is not None and resource not in known:
+        resource = incident_resource(row)
+        if resource not in known:
             raise BrokenLinkError(
                 "resource",
                 f"Vitrage shows the alarm, but does not know {resource}: for a VM see its nova "
@@ -229,12 +228,16 @@ class Verification:
             raise BrokenLinkError("API", str(problem)) from None
         return next((row for row in rows if _is_about(row, incident)), None)
 
-    def _wait(self, ready: Callable[[], bool], seconds: float, link: str, text: str) -> None:
+    def _wait(
+        self, look: Callable[[], _Seen | None], seconds: float, link: str, text: str
+    ) -> _Seen:
+        """Return what is seen once there is something."""
         deadline = self._clock() + seconds
-        while not ready():
+        while not (seen := look()):
             if self._clock() > deadline:
                 raise BrokenLinkError(link, f"{text} (waited {seconds:g} s)")
             self._sleep(POLL)
+        return seen
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -68,10 +68,10 @@ def test_the_stock_driver_starts_a_workflow_again_for_the_same_incident(
     controller = vitrage_with("")
     alarm = lost(1, "one")
     controller.raises(alarm)
-    until(controller.executions, 10, "no workflow is started")
+    until(controller.executions, 30, "no workflow is started")
     live_through(controller, 2, lambda: controller.raises(alarm))
     started = {"workflow": "heal", "input": {"vm": uuid(1), "fault": f"{uuid(1)}/vmhb/one"}}
-    until(lambda: len(controller.executions()) > 1, 10, "the workflow is started once")
+    until(lambda: len(controller.executions()) > 1, 30, "the workflow is started once")
     assert all(each == started for each in controller.executions())
     controller.clears(alarm)
     controller.lists({})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ class Place:
         self.engine_gone = False
         self.in_memory_only = False
         self.graph_problem: VitrageError | None = None
+        #: How often it lists the alarm before a snapshot takes it away.
+        self.listings = math.inf
         with sqlite3.connect(self.outbox) as db:
             db.execute("CREATE TABLE alarm (incident TEXT)")
         db.close()
@@ -68,7 +71,10 @@ class Place:
     def alarms(self) -> list[dict[str, Any]]:
         if isinstance(self.problem, VitrageError):
             raise self.problem
-        return [HOST_ROW] if self._arrives() and self.persists else []
+        if not self._arrives() or not self.persists or self.listings <= 0:
+            return []
+        self.listings -= 1
+        return [HOST_ROW]
 
     def _arrives(self) -> bool:
         return self.open and self.notifies and self.maps
@@ -137,6 +143,12 @@ def test_the_broken_link_is_named_and_no_alarm_is_left_behind(
     assert caught.value.link == link
     assert not place.open
     assert place.now < HANDOVER + 25.0
+
+
+def test_an_alarm_that_is_listed_for_a_moment_is_looked_at_all_the_same(place: Place) -> None:
+    place.listings, place.hosts = 1, []
+    with pytest.raises(BrokenLinkError, match="does not know compute-1"):
+        place.run()
 
 
 def test_a_notifier_that_keeps_alarms_in_memory_only_breaks_no_link(place: Place) -> None:
