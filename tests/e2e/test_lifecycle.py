@@ -347,8 +347,9 @@ def test_shutdown_from_inside(story: Story, vm: Guest, saved: str) -> None:
 
 def test_shutdown_from_outside_that_the_guest_follows(story: Story, vm: Guest, saved: str) -> None:
     # What acpid or logind does: who has the power button's device open is told that it was pressed.
+    event = "$(ls /sys/devices/LNXSYSTM:00/LNXPWRBN:00/input/input*/ | grep event)"
     off = "kill -TERM -$(cat /run/agent.pid); sleep 0.3; poweroff -f"
-    vm.run(f"(head -c 1 /dev/input/event0; {off}) >/dev/null 2>&1 & sleep 0.5")
+    vm.run(f"(head -c 1 /dev/input/{event}; {off}) >/dev/null 2>&1 & sleep 0.5")
     vm.domain.shutdown()
     story.shows("")
     vm.node.connection.restore(saved)
