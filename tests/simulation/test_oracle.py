@@ -7,6 +7,7 @@ VMHB_SEED=TEXT repeats a run; without it each run has stories of its own.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,12 +41,18 @@ def test_random_stories_are_told_as_the_pages_say(capfd: pytest.CaptureFixture[s
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("w") as log:
         run = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             status = run.wait(280)
         except subprocess.TimeoutExpired:
-            run.terminate()
+            # With its workers, which would wait for ever.
+            os.killpg(run.pid, signal.SIGKILL)
             status = run.wait()
     told = LOG.read_text()
     assert f"{SEQUENCES} played, 0 told otherwise" in told, told[-6000:]
