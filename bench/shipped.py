@@ -116,7 +116,7 @@ def _busy() -> None:
     """Spends 50 us of processor time more on each beat."""
     receive = Monitor.receive
 
-    def slower(monitor: Monitor, data: bytes, now: float) -> bool:
+    def slower(monitor: Monitor, data: bytes, now: float) -> float | None:
         until = time.thread_time() + 50e-6
         while time.thread_time() < until:
             pass

@@ -73,12 +73,15 @@ class Attaching:
 
         ``fresh``: the VM has just started.
         """
-        case = self._cases.setdefault(domain.uuid, _Case(domain, channel))
-        case.domain = domain
+        case = self._cases.get(domain.uuid)
+        if case is not None:
+            case.domain = domain
         if domain.state is not DomainState.RUNNING:
             return None
         step = next_step(domain, channel, self._mode)
         if isinstance(step, Attach):
+            if case is None:
+                case = self._cases[domain.uuid] = _Case(domain, channel)
             return self._want(case, now, fresh)
         return step if isinstance(step, (Connect, Impossible)) else None
 

@@ -97,8 +97,8 @@ class Channel:
             raise ChannelError(0, "closed by QEMU")
         return data
 
-    def write(self, lines: bytes) -> None:
-        """Sends whole lines, or drops them where too much is unsent.
+    def write(self, lines: bytes) -> bool:
+        """Sends whole lines, or drops them where too much is unsent; False if not all has left.
 
         What the kernel does not take now is finished before anything else: a guest loses the
         next message if a line ends in the middle.
@@ -106,6 +106,7 @@ class Channel:
         if len(self._unsent) + len(lines) <= UNSENT_MAX:
             self._unsent += lines
         self.flush()
+        return not self._unsent
 
     def flush(self) -> None:
         """Sends what is unsent, as far as the kernel takes it."""

@@ -10,6 +10,8 @@ from collections.abc import Collection
 MESSAGES_PER_SECOND = 50.0
 BYTES_PER_SECOND = 64 * 1024.0
 BURST_SECONDS = 4.0
+#: Seconds by which sums of parts of a budget may miss its whole.
+ROUNDING = 1e-6
 #: Changes of its checks that are told: twenty at once, the rest of more in the seconds after.
 NEWS_PER_SECOND = 5.0
 #: For so long a guest that overdrew its budget is not read.
@@ -22,30 +24,8 @@ COMPLAINT_PEACE = 600.0
 COMPLAINT_PERIOD = 3600.0
 #: An agent's leave is logged once in so many seconds.
 LEAVE_LOGGED = 600.0
-
-
-class Budget:
-    """Lets through ``rate`` units per second, saved up for at most BURST_SECONDS."""
-
-    __slots__ = ("_at", "_left", "_rate")
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._left = rate * BURST_SECONDS
-        self._at = 0.0
-
-    def has(self, units: float, now: float) -> bool:
-        """Tells whether so many units are there."""
-        self._left = min(self._rate * BURST_SECONDS, self._left + (now - self._at) * self._rate)
-        self._at = now
-        return self._left >= units
-
-    def spend(self, units: float, now: float) -> bool:
-        """Takes units and tells whether they were there."""
-        self.has(units, now)
-        # What one burst overdraws costs a second, not minutes.
-        self._left = max(self._left - units, -self._rate)
-        return self._left >= 0
+#: Long before any time; one object for all.
+_NEVER = -math.inf
 
 
 class Conduct:
@@ -70,21 +50,21 @@ class Conduct:
         self.muted_until = 0.0
         #: When more may be told of its checks; inf if nothing waits for that.
         self.news_at = math.inf
-        self._news = Budget(NEWS_PER_SECOND)
         #: Changes that wait to be told, in the order in which they came.
-        self._untold: dict[str, None] = {}
-        self._messages = Budget(MESSAGES_PER_SECOND)
-        self._bytes = Budget(BYTES_PER_SECOND)
+        self._untold: Collection[str] = ()
+        #: When each budget is saved up again; one number each, as every VM of a host has them.
+        self._news = self._messages = self._bytes = _NEVER
         self._complaints = 0
-        self._complained = -math.inf
-        self._accused = -math.inf
+        self._complained = _NEVER
+        self._accused = _NEVER
         self._misbehaves = False
-        self._left = -math.inf
+        self._left = _NEVER
 
     def sent(self, size: int, messages: int, now: float) -> None:
         """The guest sent so many bytes, with so many messages in them."""
-        within = self._bytes.spend(size, now)
-        if not self._messages.spend(messages, now) or not within:
+        self._bytes = _spent(self._bytes, size / BYTES_PER_SECOND, now)
+        self._messages = _spent(self._messages, messages / MESSAGES_PER_SECOND, now)
+        if _overdrawn(self._bytes, now) or _overdrawn(self._messages, now):
             self.muted_until = now + MUTED
             self.complain(now)
 
@@ -95,15 +75,16 @@ class Conduct:
         """
         waiting = [name for name in self._untold if name in changed]
         fresh = [name for name in changed if name not in self._untold]
-        told = set()
-        self._untold = {}
+        told = []
         for name in waiting + fresh:
-            if self._news.has(1, now) and self._news.spend(1, now):
-                told.add(name)
-            else:
-                self._untold[name] = None
+            spent = _spent(self._news, 1 / NEWS_PER_SECOND, now)
+            if _overdrawn(spent, now):
                 self.news_at = now + 1
-        return told
+                break
+            self._news = spent
+            told.append(name)
+        self._untold = dict.fromkeys((waiting + fresh)[len(told) :])
+        return set(told)
 
     def complain(self, now: float) -> None:
         """The guest sent what it should not.
@@ -133,3 +114,13 @@ class Conduct:
         if again:
             self._left = now
         return again
+
+
+def _spent(saved_up_at: float, seconds: float, now: float) -> float:
+    """Returns when a budget is saved up again after so many seconds' worth of it are spent."""
+    # What one burst overdraws costs a second, not minutes.
+    return min(max(saved_up_at, now) + seconds, now + BURST_SECONDS + 1)
+
+
+def _overdrawn(saved_up_at: float, now: float) -> bool:
+    return saved_up_at > now + BURST_SECONDS + ROUNDING

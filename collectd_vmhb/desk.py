@@ -265,7 +265,7 @@ class Desk:
             faults.get(uuid, []),
             reporter.window(uuid),
             self._books.sources.told(watch.domain).source,
-            watch.doubt.finding(now) if watch.doubt.first else None,
+            watch.doubt.finding(now) if watch.doubt and watch.doubt.first else None,
         )
 
     def _audit(

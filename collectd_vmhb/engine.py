@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import itertools
 import logging
 import os
 import queue
@@ -31,6 +33,7 @@ from collectd_vmhb.correlation import CORRELATED, WINDOW_ROUNDS, Correlation
 from collectd_vmhb.desk import Asked, Books, Desk
 from collectd_vmhb.discovery import Change, Discovery
 from collectd_vmhb.domain import Domain, DomainState
+from collectd_vmhb.evidence import Doubt
 from collectd_vmhb.hypervisor import (
     Attached,
     Detached,
@@ -49,6 +52,7 @@ from collectd_vmhb.protocol import CHALLENGE_MAX
 from collectd_vmhb.provision import Connect, Impossible, next_step, seen_from_here
 from collectd_vmhb.publish import Note
 from collectd_vmhb.reporter import SAVE_MAX, Reporter
+from collectd_vmhb.reprieve import Reprieve
 from collectd_vmhb.settings import Mode, Settings
 from collectd_vmhb.sources import FILE, NO_POLICIES, PoliciesRead, Sources
 from collectd_vmhb.state import State
@@ -109,8 +113,9 @@ class Saved:
 
 
 Posted = Union[Finding, Saved, Asked, PoliciesRead]
-#: What is done for a VM, at a time and for events of its channel; True: nothing follows from it.
-Work = Callable[[Watch, float, int], bool]
+#: What is done for a VM, at a time and for events of its channel. Returns when the monitor is due
+#: next if nothing else follows from it, None if something may.
+Work = Callable[[Watch, float, int], Union[float, None]]
 
 
 class Engine:
@@ -161,7 +166,7 @@ class Engine:
         #: When `_run_own` has something to do, and whether more happened since than beats.
         self._own_deadline = NEVER
         self._stirred = True
-        self._random = _challenges().__next__
+        self._random = functools.partial(next, _challenges())
         self._awareness = Awareness()
         self._correlation = Correlation()
         self._totals: Counter[str] = Counter(loops=0, errors=0, bytes_in=0, bytes_out=0)
@@ -269,7 +274,7 @@ class Engine:
         return min(self._timers.deadline, self._own_deadline)
 
     def _run_timers(self, now: float) -> None:
-        while (watch := self._timers.due(now)) is not None:
+        for watch in self._timers.due(now):
             # A VM's own time: what those before it took is not taken from its timeout.
             self._attend(watch, self._on_due, self._clock())
 
@@ -344,7 +349,7 @@ class Engine:
             if isinstance(finding, Rebooted):
                 self._attend(watch, self._on_rebooted, now)
             elif isinstance(finding, Measured):
-                watch.doubt.take(finding.usage)
+                watch.take(finding.usage)
             else:
                 self._on_attached(watch, finding, now)
 
@@ -376,7 +381,7 @@ class Engine:
             self._review_and_survive(change, now)
         self._early_reboots.discard(looked.uuid)
         watch = self._watches.get(looked.uuid)
-        if watch is not None and watch.reprieve.answered(now):
+        if watch is not None and watch.reprieve is not None and watch.reprieve.answered(now):
             self._catch_up(watch, now)
 
     def _review_and_survive(self, change: Change, now: float) -> None:
@@ -587,7 +592,10 @@ class Engine:
     def _attend(self, watch: Watch, work: Work, now: float, events: int = 0) -> None:
         """Does something for one VM and what follows from it; its errors stay its own."""
         try:
-            if not work(watch, now, events):
+            deadline = work(watch, now, events)
+            if deadline is not None and deadline < watch.aside:
+                self._timers.plan(watch, deadline)
+            else:
                 self._serve(watch, now)
         except ChannelError as error:
             self._lost(watch, error, now)
@@ -598,53 +606,48 @@ class Engine:
 
     def _catch_up(self, watch: Watch, now: float) -> None:
         """Does what follows from a call into a monitor that was made elsewhere."""
-        self._attend(watch, lambda *_: False, now)
+        self._attend(watch, lambda *_: None, now)
 
-    def _on_ready(self, watch: Watch, now: float, events: int) -> bool:
-        if watch.channel is None:
-            return False
+    def _on_ready(self, watch: Watch, now: float, events: int) -> float | None:
+        channel = watch.channel
+        if channel is None:
+            return None
         # What is neither, such as an error, is found out by either.
         if events != READ:
-            watch.channel.flush()
-        if events != WRITE:
-            data = watch.channel.read()
-            self._totals["bytes_in"] += len(data)
-            if data:
-                # Only now: a channel that opens and closes at once is tried less and less often.
-                watch.failures = 0
-            if watch.monitor.receive(data, now):
-                self._reschedule(watch)
-                return True
-        return False
+            channel.flush()
+        data = channel.read() if events != WRITE else b""
+        if not data:
+            return None
+        # Only now: a channel that opens and closes at once is tried less and less often.
+        watch.failures = 0
+        self._totals["bytes_in"] += len(data)
+        return watch.monitor.receive(data, now)
 
-    def _on_due(self, watch: Watch, now: float, _: int) -> bool:
+    def _on_due(self, watch: Watch, now: float, _: int) -> float | None:
+        monitor = watch.monitor
+        if watch.aside <= now:
+            self._do_aside(watch, now)
+        if not watch.accepted and watch.channel is not None and now >= monitor.deadline:
+            # Once for most connections: who was accepted stays so.
+            watch.accepted = watch.channel.taken is not False
+            monitor.unaccepted = not watch.accepted
+        deadline = monitor.tick(now, self._awareness.stretch)
+        if deadline is not None:
+            return deadline if self._send(watch) else None
+        if monitor.mute(now):
+            raise ChannelError(0, "nothing came from the guest; another reader may have the port")
+        return None
+
+    def _do_aside(self, watch: Watch, now: float) -> None:
+        """Does what is due besides what the monitor has."""
         if watch.connect_at <= now:
             self._connect(watch, now)
         if watch.look_at <= now:
             watch.look_at = NEVER
             self._ask.look(watch.uuid)
-        monitor = watch.monitor
-        routine = False
-        if now >= monitor.deadline:
-            if watch.channel is not None and not watch.accepted:
-                # Once for most connections: who was accepted stays so.
-                watch.accepted = watch.channel.taken is not False
-                if monitor.unaccepted is watch.accepted:
-                    monitor.unaccepted = not watch.accepted
-            routine = monitor.tick(now, self._awareness.stretch)
-        if monitor.mute(now):
-            raise ChannelError(0, "nothing came from the guest; another reader may have the port")
-        if not routine or watch.aside <= now or watch.channel is None:
-            return False
-        self._send(watch)
-        if watch.channel.blocked:
-            return False
-        self._reschedule(watch)
-        return True
 
-    def _on_rebooted(self, watch: Watch, now: float, _: int) -> bool:
+    def _on_rebooted(self, watch: Watch, now: float, _: int) -> None:
         watch.monitor.rebooted(now)
-        return False
 
     def _serve(self, watch: Watch, now: float) -> None:
         """Does the caller's duties after each call into the monitor."""
@@ -657,31 +660,37 @@ class Engine:
         self._listen(watch, now)
         self._schedule(watch, now)
 
-    def _send(self, watch: Watch) -> None:
+    def _send(self, watch: Watch) -> bool:
+        """Sends what the monitor has to say; False if a part of that has to wait."""
         data = watch.monitor.data_to_send()
-        if data and watch.channel is not None:
-            self._totals["bytes_out"] += len(data)
-            watch.channel.write(data)
+        if not data or watch.channel is None:
+            return watch.channel is not None
+        self._totals["bytes_out"] += len(data)
+        return watch.channel.write(data)
 
     def _measure(self, watch: Watch, now: float) -> None:
         """Has the domain's counters read while the VM is in doubt."""
         monitor = watch.monitor
         misses, timeout = monitor.misses_in_a_row, monitor.policy.timeout
-        if watch.doubt.due(monitor.health, misses, monitor.verdict_at, timeout, now):
+        doubt = watch.doubt or Doubt()
+        if doubt.due(monitor.health, misses, monitor.verdict_at, timeout, now):
             self._ask.measure(watch.uuid)
+        watch.doubt = doubt if doubt.began else None
 
     def _tell(self, watch: Watch, now: float) -> None:
         """Reports what the monitor found, but for a loss that waits for libvirt's word."""
-        if watch.reprieve.heard(now):
+        reprieve = watch.reprieve or Reprieve()
+        if reprieve.heard(now):
             self._note_missing(watch, now)
         for event in watch.monitor.events():
             if isinstance(event, FaultRaised):
                 event = watch.with_evidence(event, self._settings.evidence_text, now)
-            if not watch.reprieve.holds(event, now):
+            if not reprieve.holds(event, now):
                 self._report_unless_mass(watch, event, now)
-        loss = watch.reprieve.due(now)
+        loss = reprieve.due(now)
         if loss is not None:
             self._report_unless_mass(watch, loss, now)
+        watch.reprieve = reprieve if reprieve.deadline < NEVER else None
 
     def _report_unless_mass(self, watch: Watch, event: FaultEvent, now: float) -> None:
         """Reports a fault, but for a loss that belongs to a mass: that is held for now."""
@@ -702,6 +711,7 @@ class Engine:
         if doubtful and not watch.doubted:
             # Perhaps it is not meant to run, and the event is still on its way.
             self._ask.look(watch.uuid)
+            watch.reprieve = watch.reprieve or Reprieve()
             watch.reprieve.begin(now)
         watch.doubted = doubtful
 
@@ -747,10 +757,6 @@ class Engine:
 
     def _schedule(self, watch: Watch, now: float) -> None:
         watch.aside = watch.plan(now)
-        self._reschedule(watch)
-
-    def _reschedule(self, watch: Watch) -> None:
-        """Plans the next turn of a VM after something that changed the monitor's deadline alone."""
         self._timers.plan(watch, min(watch.monitor.deadline, watch.aside))
 
     # -- what leaves ------------------------------------------------------------------------
@@ -781,9 +787,11 @@ class Engine:
 
 def _challenges() -> Iterator[int]:
     """Gives random challenges without end; the kernel is asked for many at once."""
-    while True:
-        for number in array("I", os.urandom(1024)):
-            yield number & CHALLENGE_MAX or 1
+    return itertools.chain.from_iterable(iter(_many_challenges, []))
+
+
+def _many_challenges() -> list[int]:
+    return [number & CHALLENGE_MAX or 1 for number in array("I", os.urandom(1024))]
 
 
 def _name(domain: Domain) -> str:

@@ -109,8 +109,39 @@ class Monitor:
     the first challenges of many VMs over the interval.
     """
 
-    #: QEMU has not accepted the connection. So few ever have it that it is the class's until then.
-    unaccepted = False
+    __slots__ = (
+        "_answered",
+        "_connected",
+        "_detector",
+        "_due",
+        "_events",
+        "_heard",
+        "_next_challenge",
+        "_open",
+        "_phase",
+        "_postponed",
+        "_probes",
+        "_refusal",
+        "_sent",
+        "_session",
+        "_settings",
+        "_steady",
+        "_unanswered",
+        "audits",
+        "barred",
+        "busy",
+        "checks",
+        "conduct",
+        "counters",
+        "guest_open",
+        "history",
+        "obstacle",
+        "policy",
+        "rtt",
+        "unaccepted",
+        "unreachable",
+        "uuid",
+    )
 
     def __init__(
         self,
@@ -135,6 +166,8 @@ class Monitor:
         self.unreachable = False
         #: This host may not open the channel: nothing is known of the guest.
         self.barred = False
+        #: QEMU has not accepted the connection.
+        self.unaccepted = False
         #: A process in the guest has the port open, as far as libvirt says.
         self.guest_open: bool | None = None
         #: Why the channel is not connected, or was not last; for people.
@@ -158,6 +191,8 @@ class Monitor:
         self._refusal = ""
         self._open: Mapping[str, Severity] = open_faults or _NO_FAULTS
         self._events: tuple[FaultEvent, ...] = ()
+        #: See `_is_steady`; said anew whenever anything but the schedule may have changed.
+        self._steady = False
 
     # -- what the caller tells -------------------------------------------------------------
 
@@ -211,8 +246,7 @@ class Monitor:
         self._unanswered = min(self._unanswered, UNANSWERED_MAX - 2)
         self._probes = 0
         self._refusal = ""
-        if self.unaccepted:
-            self.unaccepted = False
+        self.unaccepted = False
         self.checks.connected()
         self._interrupt_audit(now)
         self._session.connected()
@@ -230,15 +264,15 @@ class Monitor:
         self._interrupt_audit(now)
         self._settle(now, "")
 
-    def receive(self, data: bytes, now: float) -> bool:
-        """Takes bytes that the guest sent; True if they changed nothing but the deadline."""
+    def receive(self, data: bytes, now: float) -> float | None:
+        """Takes bytes that the guest sent; returns the deadline if they changed nothing else."""
         self.counters.bytes_in += len(data)
         self._heard = now
         self._unanswered = 0
         if self._steady and self._session.take_plain_answer(data):
             # Not charged to the guest's budget: there is one for each challenge.
             self._on_beat(now)
-            return True
+            return self._next_challenge
         events = self._session.receive(data)
         self.conduct.sent(len(data), self._session.lines, now)
         for event in events:
@@ -256,17 +290,16 @@ class Monitor:
                 self._refusal = event.reason
                 self.conduct.complain(now)
         self._settle(now, "recovered")
-        return False
+        return None
 
-    def tick(self, now: float, stretch: float = 1.0) -> bool:
+    def tick(self, now: float, stretch: float = 1.0) -> float | None:
         """Does what is due; ``stretch`` lengthens timeouts while this host itself is late.
 
-        True if a challenge is to be sent and nothing else changed but the deadline.
+        Returns the deadline if nothing else changed; a challenge may be there to be sent.
         """
-        if self._due is None and self.audits is None and self._steady:
-            if now >= self._next_challenge:
-                self._challenge(now, stretch)
-            return True
+        if self._steady and self._due is None:
+            due = now >= self._next_challenge
+            return self._challenge(now, stretch) if due else self._next_challenge
         if self._due is not None and now >= self._due:
             self._session.withdraw()
             self._due = None
@@ -279,7 +312,7 @@ class Monitor:
         if self.audits is not None:
             self.audits.tick(now, self.health in ANSWERING)
         self._settle(now, "recovered")
-        return False
+        return None
 
     def audit(self, check: str, detailed: bool, timeout: float | None, now: float) -> Audit:
         """Has the guest run a check now, or all for ""; raises Refusal if that cannot be.
@@ -288,6 +321,7 @@ class Monitor:
         """
         if self.health not in ANSWERING:
             raise Refusal(f"the VM is {self.health.value}: nobody would answer")
+        self._steady = False
         return self._made_audits().ask(check, detailed, timeout, now)
 
     # -- what the caller asks ---------------------------------------------------------------
@@ -394,10 +428,12 @@ class Monitor:
 
     # -- the schedule -----------------------------------------------------------------------
 
-    @property
-    def _interval(self) -> float:
-        extended = self._session.extended or not self._session.open
-        return self.policy.interval if extended else min(self.policy.interval, BASE_PERIOD_MAX)
+    def _pace(self) -> tuple[float, float]:
+        """Returns the period of the challenges, and how long an answer may take."""
+        policy = self.policy
+        if self._session.extended or not self._session.open:
+            return policy.interval, policy.timeout
+        return min(policy.interval, BASE_PERIOD_MAX), min(policy.timeout, BASE_PERIOD_MAX)
 
     def _schedule(self, now: float) -> None:
         """Plans the first challenge after a start or a connect."""
@@ -410,8 +446,8 @@ class Monitor:
     def _challenge(self, now: float, stretch: float = 1.0) -> float:
         """Asks, if there is somebody to ask, and returns when that counts as missed."""
         if self._session.open or self.established:
-            period = self._interval
-            timeout = min(self.policy.timeout, period) * stretch
+            period, timeout = self._pace()
+            timeout *= stretch
         else:
             self._probes += 1
             period = PROBE_PERIOD if self._probes <= PROBES_AT_FIRST else PROBE_PERIOD_LATER
@@ -471,7 +507,8 @@ class Monitor:
             self._on_beat(now)
             if self.health is Health.ESTABLISHING:
                 # Many guests notice a new engine at once; from here on they are spread again.
-                self._next_challenge = _on_grid(self._next_challenge - self._phase * self._interval)
+                early = self._phase * self._pace()[0]
+                self._next_challenge = _on_grid(self._next_challenge - early)
             self._detector.beat(self.checks.sick)
 
     def _on_beat(self, now: float) -> None:
@@ -493,15 +530,17 @@ class Monitor:
 
     # -- the faults that follow -------------------------------------------------------------
 
-    @property
-    def _steady(self) -> bool:
-        """True while a plain answer in time would change neither the health nor any fault.
+    def _is_steady(self, now: float) -> bool:
+        """Tells whether a plain answer in time would change neither the health nor any fault.
 
-        Nearly always, hence worth asking: what follows from an answer needs not be looked into.
+        Nearly always, and then until something else comes than such answers: what follows from
+        one needs not be looked into, and nothing falls due but a challenge and its timeout.
         """
-        if self._detector.health is not Health.HEALTHY or self._open:
+        if self._detector.health is not Health.HEALTHY or self._open or self.is_busy(now):
             return False
-        return self.busy is None and self.checks.well
+        if self.audits is not None and self.audits.deadline < math.inf:
+            return False
+        return self.checks.well and self.conduct.news_at == math.inf
 
     @property
     def _must_establish(self) -> bool:
@@ -527,6 +566,11 @@ class Monitor:
         return wanted
 
     def _settle(self, now: float, why: str) -> None:
+        """Does what follows from a change of state."""
+        self._judge(now, why)
+        self._steady = self._is_steady(now)
+
+    def _judge(self, now: float, why: str) -> None:
         """Turns the difference between the open and the wanted faults into events."""
         if self._detector.health is not self.history.health:
             self.history.turned(self._detector.health, now)

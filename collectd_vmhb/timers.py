@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 NEVER = math.inf
@@ -45,10 +46,11 @@ class Timers(Generic[T]):
         if at == NEVER:
             return
         number = int(at / GRAIN)
-        if number <= self._opened:
+        drawer = self._drawers.get(number)
+        if drawer is not None:
+            drawer.append(item)
+        elif number <= self._opened:
             heapq.heappush(self._sorted, (at, next(self._order), item))
-        elif number in self._drawers:
-            self._drawers[number].append(item)
         else:
             self._drawers[number] = [item]
             heapq.heappush(self._numbers, number)
@@ -57,25 +59,34 @@ class Timers(Generic[T]):
     def deadline(self) -> float:
         """When the next one is due, NEVER if nobody is planned."""
         while True:
-            while self._sorted and self._sorted[0][0] != self._sorted[0][2].scheduled:
+            while self._sorted:
+                at, _, item = self._sorted[0]
+                if at == item.scheduled:
+                    return at
                 heapq.heappop(self._sorted)
-            if self._sorted:
-                return self._sorted[0][0]
             if not self._numbers:
                 return NEVER
             self._open_next()
 
-    def due(self, now: float) -> T | None:
-        """Returns who is due, the one that was planned first; his time is over then."""
-        if self.deadline > now:
-            return None
-        item = heapq.heappop(self._sorted)[2]
-        item.scheduled = NEVER
-        return item
+    def due(self, now: float) -> Iterator[T]:
+        """Gives all who are due, the one that was planned first before the others.
+
+        The time of each is over as he comes; he may be planned anew meanwhile, as may others.
+        """
+        while self.deadline <= now:
+            while self._sorted and self._sorted[0][0] <= now:
+                at, _, item = heapq.heappop(self._sorted)
+                if at == item.scheduled:
+                    item.scheduled = NEVER
+                    yield item
 
     def _open_next(self) -> None:
+        """Sorts what is still planned of the next drawer, for which nothing else may be sorted."""
         self._opened = number = heapq.heappop(self._numbers)
-        for item in self._drawers.pop(number):
-            at = item.scheduled
-            if at != NEVER and int(at / GRAIN) <= number:
-                heapq.heappush(self._sorted, (at, next(self._order), item))
+        self._sorted = [
+            (item.scheduled, order, item)
+            for item, order in zip(self._drawers.pop(number), self._order)
+            if item.scheduled / GRAIN < number + 1
+        ]
+        # A list in order is a heap.
+        self._sorted.sort()

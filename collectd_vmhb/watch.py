@@ -11,6 +11,7 @@ from collectd_vmhb.policy import Policy
 from collectd_vmhb.reprieve import Reprieve
 from collectd_vmhb.settings import EvidenceText
 from collectd_vmhb.timers import NEVER
+from collectd_vmhb.usage import Usage
 from collectd_vmhb.verdict import FaultRaised
 
 
@@ -62,8 +63,9 @@ class Watch:
         self.established = False
         self.forgiven = 0.0
         self.doubted = False
-        self.doubt = Doubt()
-        self.reprieve = Reprieve()
+        #: Made as it is needed: most never are.
+        self.doubt: Doubt | None = None
+        self.reprieve: Reprieve | None = None
 
     @property
     def uuid(self) -> str:
@@ -76,10 +78,15 @@ class Watch:
         return min(
             self.connect_at,
             self.look_at,
-            self.doubt.at,
-            self.reprieve.deadline,
+            self.doubt.at if self.doubt else NEVER,
+            self.reprieve.deadline if self.reprieve else NEVER,
             muted_until if muted_until > now else NEVER,
         )
+
+    def take(self, usage: Usage) -> None:
+        """Takes a measurement of its domain, which comes too late if nothing is in doubt now."""
+        if self.doubt is not None:
+            self.doubt.take(usage)
 
     def with_evidence(self, fault: FaultRaised, text: EvidenceText, now: float) -> FaultRaised:
         """Adds to a fault what is known of the VM's last exchanges and of its domain."""
@@ -87,7 +94,7 @@ class Watch:
             fault,
             self.monitor.history.exchanges(),
             self.domain.state.value,
-            self.doubt.finding(now),
+            (self.doubt or Doubt()).finding(now),
             text,
             now,
         )

@@ -220,7 +220,7 @@ class Session:
         """Sends a fresh challenge; it alone counts from now on."""
         value = self._random()
         # Their bytes: to look at 65 numbers would cost as much as the rest of a challenge.
-        while value.to_bytes(4, sys.byteorder) in self._past.tobytes():
+        while self._past.tobytes().find(value.to_bytes(4, sys.byteorder)) >= 0:
             value = self._random()
         self._asked = (self._asked + 1) % len(self._past)
         self._past[self._asked] = value

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import PropertyMock, patch
+from unittest.mock import patch
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -144,7 +144,7 @@ def test_a_monitor_that_takes_the_short_way_ends_like_one_that_never_does(steps:
     short = Plain()
     for step in steps:
         STEPS[step](short)
-    with patch.object(Monitor, "_steady", PropertyMock(return_value=False)):
+    with patch.object(Monitor, "_is_steady", return_value=False):
         long = Plain()
         for step in steps:
             STEPS[step](long)

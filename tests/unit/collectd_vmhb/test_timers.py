@@ -36,7 +36,7 @@ def test_who_is_due_is_told_in_order_and_once(steps: list[tuple[int, float] | fl
             wanted[number] = now + later
         else:
             now += step
-            while (somebody := timers.due(now)) is not None:
+            for somebody in timers.due(now):
                 at = wanted.pop(somebody.number)
                 assert at <= min([*wanted.values(), now])
             assert all(at > now for at in wanted.values())
@@ -47,4 +47,17 @@ def test_whoever_is_due_at_the_same_time_comes_in_the_order_of_planning() -> Non
     timers: Timers[Somebody] = Timers()
     for number in (3, 1, 2):
         timers.plan(Somebody(number), 7.0)
-    assert [somebody.number for _ in range(3) if (somebody := timers.due(7.0))] == [3, 1, 2]
+    assert [somebody.number for somebody in timers.due(7.0)] == [3, 1, 2]
+
+
+def test_one_who_is_put_off_while_others_have_their_turn_waits() -> None:
+    timers: Timers[Somebody] = Timers()
+    first, second = Somebody(1), Somebody(2)
+    timers.plan(first, 7.0)
+    timers.plan(second, 7.001)
+    due = timers.due(8.0)
+    assert next(due) is first
+    timers.plan(second, 9.0)
+    timers.plan(first, 7.5)
+    assert list(due) == [first]
+    assert timers.deadline == 9.0
