@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Protocol
 
 from collectd_vmhb.policy import KEYS, SWITCHES, is_ours, policy_for
-from collectd_vmhb.settings import EvidenceText, FlavorPolicy, Mode, Settings
+from collectd_vmhb.settings import EvidenceText, FlavorPolicy, Mode, Settings, VmValues
 from collectd_vmhb.wording import no_such_key, shown
 
 
@@ -195,6 +195,14 @@ def _evidence_text(value: object) -> EvidenceText:
         raise ValueError(f"one of {words} is allowed") from None
 
 
+def _values(value: object) -> VmValues:
+    try:
+        return VmValues(str(value).lower())
+    except ValueError:
+        words = ", ".join(each.value for each in VmValues)
+        raise ValueError(f"one of {words} is allowed") from None
+
+
 def _matching(pattern: str, allowed: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if isinstance(value, str) and re.fullmatch(pattern, value):
@@ -287,6 +295,7 @@ _OPTIONS: Mapping[str, _Option] = {
     # The guest refuses an audit within a second of the last.
     "AuditPace": _Option("audit_pace", _number(" of seconds", 1.0, 86400.0)),
     "AuditOnFault": _Option("audit_on_fault", _boolean),
+    "Values": _Option("values", _values),
     "PerfdataMax": _Option("perfdata_max", _count(0, 256)),
     "ReconcileInterval": _Option("reconcile_interval", _number(" of seconds", 1.0, 3600.0)),
     "FlavorPolicy": _Option("flavor_policy", _flavor_policy, repeated=True),

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from collectd_vmhb.awareness import Awareness
@@ -21,10 +21,11 @@ from collectd_vmhb.contact import Contact
 from collectd_vmhb.discovery import Discovery
 from collectd_vmhb.domain import Domain
 from collectd_vmhb.hypervisor import Detached
+from collectd_vmhb.monitor import Counters
 from collectd_vmhb.provision import to_detach
 from collectd_vmhb.publish import Sample, engine_samples, vm_samples
 from collectd_vmhb.reporter import Reporter
-from collectd_vmhb.settings import Mode, Settings
+from collectd_vmhb.settings import Mode, Settings, VmValues
 from collectd_vmhb.sources import Sources
 from collectd_vmhb.verdict import VERIFICATION, FaultCleared
 from collectd_vmhb.verification import Verifications, synthetic_fault
@@ -45,6 +46,12 @@ log = logging.getLogger(__name__)
 ASKING_MAX = 2.0
 #: libvirt may take so many seconds to detach a channel before the asker is told to wait.
 DETACHING_MAX = 2.5
+
+#: The counters of a VM that are published.
+_COUNTED = {
+    VmValues.BASIC: ("beats", "misses"),
+    VmValues.ALL: tuple(each.name for each in fields(Counters)),
+}
 
 T = TypeVar("T")
 
@@ -116,6 +123,7 @@ class Desk:
         """Returns the values of every VM and of the engine, as they are now."""
         books, now = self._books, self._clock()
         watches = list(books.watches.values())
+        counted = _COUNTED[books.settings.values]
         samples = engine_samples(
             [watch.monitor.health for watch in watches],
             books.awareness.take_worst(),
@@ -132,7 +140,7 @@ class Desk:
                 watch.uuid,
                 monitor.health,
                 monitor.current_rtt,
-                asdict(monitor.counters),
+                {name: getattr(monitor.counters, name) for name in counted},
                 books.reporter.window(watch.uuid) is not None,
                 monitor.figures(),
             )

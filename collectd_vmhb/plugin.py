@@ -187,13 +187,11 @@ class Plugin:
         if self._engine is None:
             return
         try:
-            for sample in self._engine.desk.samples():
-                collectd.Values(
-                    plugin=PLUGIN,
-                    plugin_instance=sample.plugin_instance,
-                    type=sample.type,
-                    type_instance=sample.type_instance,
-                ).dispatch(values=[sample.value])
+            values = collectd.Values(plugin=PLUGIN)
+            for instance, kind, name, value in self._engine.desk.samples():
+                values.dispatch(
+                    plugin_instance=instance, type=kind, type_instance=name, values=[value]
+                )
         except Exception:
             log.exception("values not dispatched")
         try:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Union
+from typing import NamedTuple, Union
 
 from collectd_vmhb.incidents import Ended, Incident
 from collectd_vmhb.verdict import Health
@@ -55,8 +55,7 @@ class Note:
     meta: Meta = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One collectd value of a stock type."""
 
     plugin_instance: str

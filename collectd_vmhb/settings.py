@@ -45,6 +45,14 @@ class FlavorPolicy(NamedTuple):
     extra_specs: Mapping[str, str]
 
 
+@enum.unique
+class VmValues(enum.Enum):
+    """Which of its counters are values of a VM; the words are the stanza's (docs/adr/0021)."""
+
+    BASIC = "basic"
+    ALL = "all"
+
+
 @dataclass(frozen=True)
 class Settings:
     """Holds the host-wide settings and the bounds within which a flavor may choose."""
@@ -99,6 +107,8 @@ class Settings:
     audit_timeout: float = 30.0
     audit_pace: float = 5.0
     audit_on_fault: bool = True
+    #: How much is published of each VM.
+    values: VmValues = VmValues.BASIC
     #: Figures of health checks that are published of one VM.
     perfdata_max: int = 16
     #: Period of the full comparison with libvirt, which catches what events did not tell.

@@ -78,6 +78,7 @@ LoadPlugin python
     LibvirtUri "{uri}"
     StateDir "{here}/state"
     ControlSocket "{here}/run/control.sock"
+    Values "all"
     {settings}
   </Module>
 </Plugin>

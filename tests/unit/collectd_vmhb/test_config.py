@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from collectd_vmhb.config import ConfigError, read_settings
 from collectd_vmhb.policy import policy_for
-from collectd_vmhb.settings import EvidenceText, FlavorPolicy, Mode, Settings
+from collectd_vmhb.settings import EvidenceText, FlavorPolicy, Mode, Settings, VmValues
 
 #: A key and its values.
 Line = tuple[Any, ...]
@@ -71,6 +71,7 @@ EVERY_KEY: dict[str, tuple[tuple[object, ...], object]] = {
     "AuditTimeout": ((60.0,), 60.0),
     "AuditPace": ((10.0,), 10.0),
     "AuditOnFault": ((False,), False),
+    "Values": (("All",), VmValues.ALL),
     "PerfdataMax": ((4.0,), 4),
     "ReconcileInterval": ((15.0,), 15.0),
     "FlavorPolicy": (
@@ -166,6 +167,7 @@ BAD_LINES: list[tuple[Line, str]] = [
     (("Mode", "shout"), f'Mode "shout": {MODES}'),
     (("Mode", 1.0), f"Mode 1: {MODES}"),
     (("EvidenceText", "some"), f'EvidenceText "some": {EVIDENCE_TEXTS}'),
+    (("Values", "some"), 'Values "some": one of basic, all is allowed'),
     (("EvidenceText", True), f"EvidenceText true: {EVIDENCE_TEXTS}"),
     (("LibvirtUri", "qemu"), 'LibvirtUri "qemu": a libvirt URI such as qemu:///system is allowed'),
     (

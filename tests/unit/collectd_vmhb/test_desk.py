@@ -13,10 +13,12 @@ from collectd_vmhb.domain import Domain, DomainState, Instance
 from collectd_vmhb.impairments import Impairments
 from collectd_vmhb.publish import Note
 from collectd_vmhb.reporter import Reporter
-from collectd_vmhb.settings import Mode, Settings
+from collectd_vmhb.settings import Mode, Settings, VmValues
 from collectd_vmhb.sources import Sources
 from collectd_vmhb.state import State
+from collectd_vmhb.watch import Watch
 from collectd_vmhb.wording import Refusal
+from tests.unit.collectd_vmhb.peer import POLICY, Peer
 
 VM = Domain(
     uuid="vm",
@@ -32,17 +34,23 @@ VM = Domain(
 class Loop:
     """Does the desk's work at once, and saves at once."""
 
-    def __init__(self, mode: Mode = Mode.REPORT, state: State | None = None) -> None:
+    def __init__(
+        self,
+        mode: Mode = Mode.REPORT,
+        state: State | None = None,
+        values: VmValues = VmValues.BASIC,
+    ) -> None:
         self.now = 0.0
         self.notes: list[Note] = []
+        self.watches: dict[str, Watch] = {}
         self.states: list[State] = []
         self.reporter = Reporter(0.0, self._save, self.notes.append, lambda: 1e9 + self.now)
         self.reporter.load(state or State(), 0.0)
         discovery = Discovery()
         discovery.looked("vm", VM)
         books = Books(
-            settings=Settings(mode=mode),
-            watches={},
+            settings=Settings(mode=mode, values=values),
+            watches=self.watches,
             discovery=discovery,
             sources=Sources(()),
             reporter=self.reporter,
@@ -136,3 +144,22 @@ def test_an_error_of_the_work_is_the_askers() -> None:
     asked.answer(1.0)
     with pytest.raises(ZeroDivisionError):
         asked.result.result(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "more"),
+    [
+        (VmValues.BASIC, set()),
+        (VmValues.ALL, {"sessions", "late", "wrong", "malformed", "bytes_in", "bytes_out"}),
+    ],
+)
+def test_a_vm_has_five_values_and_the_others_if_they_are_asked_for(
+    values: VmValues, more: set[str]
+) -> None:
+    loop, peer = Loop(values=values), Peer()
+    peer.open()
+    peer.answer()
+    loop.watches["vm"] = Watch(VM, POLICY, peer.monitor)
+    found = {s.type_instance: s.value for s in loop.desk.samples() if s.plugin_instance == "vm"}
+    assert found.keys() == {"health", "maintenance", "heartbeat", "beats", "misses"} | more
+    assert (found["health"], found["beats"]) == (2, 1)
