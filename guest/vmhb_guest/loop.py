@@ -4,12 +4,13 @@
 import math
 import selectors
 import signal
+import time
 from typing import Callable, List, Optional, Sequence
 
 from . import log
 from .directory import CHECKS_MAX
 from .part import Part
-from .port import Port
+from .port import PACE, Port
 from .session import Session
 from .signals import SignalPipe, known
 
@@ -134,11 +135,14 @@ class Loop:
             self._woken = bool(selector.select(self._timeout(deadline)))
 
     def _wait_for_port(self, deadline: float) -> None:
+        port = self._port.fileno()
+        if port is None:
+            # There is nothing to poll, as of a COM port.
+            time.sleep(min(PACE, max(0.0, deadline - self._clock())))
+            return
         with _Selector() as selector:
-            port = self._port.fileno()
-            if port is not None:
-                selector.register(port, selectors.EVENT_WRITE)
-                selector.select(self._timeout(deadline))
+            selector.register(port, selectors.EVENT_WRITE)
+            selector.select(self._timeout(deadline))
 
     def _timeout(self, deadline: float) -> Optional[float]:
         """Return the seconds to wait, None for ever."""

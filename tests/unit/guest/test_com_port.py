@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from vmhb_guest import loop
+from vmhb_guest.loop import Loop
 from vmhb_guest.port import PACE, RETRY, Port
 
 PROGRAM = Path(__file__).with_name("without_posix.py")
@@ -148,6 +150,19 @@ def test_what_is_on_its_way_is_waited_for_and_never_overtaken(serial: Serial) ->
     serial.out_waiting = 0
     port.write(b"")
     assert (serial.written, port.unwritten) == ([b"first", b"second"], False)
+
+
+def test_a_farewell_is_waited_for_at_rest(serial: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("time.sleep", rests.append)
+    session: Any = SimpleNamespace(stop=lambda reason: None, data_to_send=lambda: b"exit")
+    port = Port("unused", "COM2")
+    port.read(0.0)
+    port.write(b"answer")
+    Loop(port, session, [], clock=lambda: sum(rests))._stop("stopped")
+    assert serial.written == [b"answer"], "nobody has read it, so nothing overtakes it"
+    assert len(rests) <= 2 + loop.FAREWELL / PACE
+    assert loop.FAREWELL <= sum(rests) < 2 * loop.FAREWELL
 
 
 def test_one_that_is_unplugged_is_opened_again(
