@@ -10,10 +10,10 @@ delayed, not hidden. The fault of the host lasts while as many of these VMs are 
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from collectd_vmhb.verdict import HEARTBEAT_LOST, FaultEvent, FaultRaised
 
@@ -27,21 +27,14 @@ REVIEW = 1.0
 CORRELATED = "correlated"
 
 
-@dataclass(frozen=True)
-class _Miss:
-    """One VM's first miss in a row."""
-
-    uuid: str
-    at: float
-    #: When it is too old to have the same cause as a new one.
-    until: float
-
-
 class Correlation:
     """Sees which VMs start to miss together, and holds their faults back for a while."""
 
     def __init__(self) -> None:
-        self._misses: deque[_Miss] = deque()
+        #: Who began to miss, until that is too old to have the same cause as a new miss; and the
+        #: same in this order, with what has been overtaken since.
+        self._missing: dict[str, float] = {}
+        self._ends: list[tuple[float, str]] = []
         self._held: dict[str, tuple[float, FaultRaised]] = {}
         #: Until then new losses belong to the mass that was seen.
         self.mass_until = -math.inf
@@ -53,9 +46,13 @@ class Correlation:
 
         ``interval`` is the VM's own, in seconds; ``watched`` how many VMs are watched in all.
         """
-        fresh = [miss for miss in self._misses if miss.until > now and miss.uuid != uuid]
-        self._misses = deque([*fresh, _Miss(uuid, now, now + WINDOW_ROUNDS * interval)])
-        together = len(self._misses)
+        while self._ends and self._ends[0][0] <= now:
+            until, other = heapq.heappop(self._ends)
+            if self._missing.get(other) == until:
+                del self._missing[other]
+        self._missing[uuid] = until = now + WINDOW_ROUNDS * interval
+        heapq.heappush(self._ends, (until, uuid))
+        together = len(self._missing)
         return together if _are_many(together, watched) else 0
 
     def begin(self, until: float) -> None:
@@ -83,7 +80,7 @@ class Correlation:
     def forget(self, uuid: str) -> None:
         """The VM is not watched any more."""
         self._held.pop(uuid, None)
-        self._misses = deque(miss for miss in self._misses if miss.uuid != uuid)
+        self._missing.pop(uuid, None)
 
     @property
     def deadline(self) -> float | None:

@@ -41,6 +41,19 @@ def test_one_vm_that_starts_to_miss_again_and_again_is_no_mass() -> None:
     assert not any(correlation.missing("vm", 10.0, float(at), 5) for at in range(20))
 
 
+def test_who_misses_again_counts_once_and_from_then_on() -> None:
+    correlation = Correlation()
+    for number in range(MASS_MIN - 1):
+        correlation.missing(f"vm-{number}", 1.0, 0.0, 5)
+    correlation.missing("vm-0", 1.0, 1.5, 5)
+    assert correlation.missing("last", 1.0, 2.5, 5) == 0
+    for number in range(1, MASS_MIN - 2):
+        assert correlation.missing(f"vm-{number}", 1.0, 2.6, 5) == 0
+    assert correlation.missing("one more", 1.0, 2.7, 5) == MASS_MIN
+    correlation.forget("vm-0")
+    assert correlation.missing("last", 1.0, 2.8, 5) == 0
+
+
 def test_losses_of_a_mass_are_held_and_then_told_as_correlated() -> None:
     correlation = Correlation()
     correlation.begin(until=10.0)
