@@ -84,6 +84,14 @@ class Story:
         until(lambda: len(self.told) >= len(told), within, f"not told: {told}")
         assert self.told == list(told)
 
+    def tells_the_end_of_the_run(self) -> str:
+        """Waits until the loss that was told ends, as the VM was destroyed; returns how."""
+        until(lambda: len(self.told) == 2, 10, "not told that it ends")
+        # libvirt may be asked while QEMU ends, or after it.
+        ends = ("heartbeat-lost ends: shutting down", "heartbeat-lost ends: shut off")
+        assert self.told[1] in ends
+        return self.told[1]
+
     def goes_on(self, *told: str, within: float = 60) -> None:
         """Waits for a healthy VM whose beats go on; all that was told is this."""
         self.shows("healthy", within)
@@ -318,7 +326,7 @@ def test_kernel_panic_that_libvirt_sees(cloud: Cloud, panicking: Guest) -> None:
     story.tells(LOST)
     assert story.engine["domain"]["state"] == "stopped by a failure"
     panicking.destroy()
-    story.tells(LOST, "heartbeat-lost ends: shut off")
+    story.tells_the_end_of_the_run()
 
 
 def test_out_of_memory(story: Story, vm: Guest) -> None:
@@ -545,10 +553,7 @@ def test_deleted_while_failed(story: Story, vm: Guest, saved: str) -> None:
     vm.stop_agent()
     story.tells(LOST)
     vm.destroy()
-    until(lambda: len(story.told) == 2, 10, "not told that it ends")
-    # libvirt may be asked while QEMU ends, or after it.
-    end = story.told[1]
-    assert end in ("heartbeat-lost ends: shutting down", "heartbeat-lost ends: shut off")
+    end = story.tells_the_end_of_the_run()
     vm.undefine()
     story.shows("")
     vm.define()

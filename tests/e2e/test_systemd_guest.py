@@ -122,8 +122,9 @@ def test_the_same_image_waits_quietly_where_there_is_no_channel(cloud: Cloud) ->
         before, began = ticks(guest), time.monotonic()
         time.sleep(20)
         share = (ticks(guest) - before) / (time.monotonic() - began)
-        # Without hardware virtualisation all takes at least ten times as long as it should.
-        assert share < 0.03
+        # One that polls takes all there is. Without hardware virtualisation, beside other guests,
+        # all takes many times as long as it should.
+        assert share < 0.2
         log = guest.run(f"journalctl --no-pager -o cat -u {UNIT}", 30)
         assert log.count("waiting for virtio port org.openstack.vmhb.0") == 1
         assert "WARNING" not in log
