@@ -271,7 +271,7 @@ class Engine:
                 pass
 
     def _next_deadline(self) -> float:
-        return min(self._timers.deadline, self._own_deadline)
+        return min(self._timers.deadline(), self._own_deadline)
 
     def _run_timers(self, now: float) -> None:
         for watch in self._timers.due(now):

@@ -55,9 +55,8 @@ class Timers(Generic[T]):
             self._drawers[number] = [item]
             heapq.heappush(self._numbers, number)
 
-    @property
     def deadline(self) -> float:
-        """When the next one is due, NEVER if nobody is planned."""
+        """Returns when the next one is due, NEVER if nobody is planned."""
         while True:
             while self._sorted:
                 at, _, item = self._sorted[0]
@@ -73,7 +72,7 @@ class Timers(Generic[T]):
 
         The time of each is over as he comes; he may be planned anew meanwhile, as may others.
         """
-        while self.deadline <= now:
+        while self.deadline() <= now:
             while self._sorted and self._sorted[0][0] <= now:
                 at, _, item = heapq.heappop(self._sorted)
                 if at == item.scheduled:

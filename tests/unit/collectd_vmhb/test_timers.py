@@ -40,7 +40,7 @@ def test_who_is_due_is_told_in_order_and_once(steps: list[tuple[int, float] | fl
                 at = wanted.pop(somebody.number)
                 assert at <= min([*wanted.values(), now])
             assert all(at > now for at in wanted.values())
-        assert timers.deadline == min(wanted.values(), default=NEVER)
+        assert timers.deadline() == min(wanted.values(), default=NEVER)
 
 
 def test_whoever_is_due_at_the_same_time_comes_in_the_order_of_planning() -> None:
@@ -60,4 +60,4 @@ def test_one_who_is_put_off_while_others_have_their_turn_waits() -> None:
     timers.plan(second, 9.0)
     timers.plan(first, 7.5)
     assert list(due) == [first]
-    assert timers.deadline == 9.0
+    assert timers.deadline() == 9.0
