@@ -361,9 +361,10 @@ class Hypervisor:
     def _read_all(self, conn: libvirt.virConnect) -> Scanned:
         domains, unreadable = [], set()
         refused: libvirt.libvirtError | None = None
+        states = _states(conn)
         for handle in conn.listAllDomains():
             try:
-                domain = self._read(handle)
+                domain = self._read(handle, states.get(handle.UUIDString()))
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     continue
@@ -386,9 +387,14 @@ class Hypervisor:
             return None if domain is None else Looked(uuid, domain)
         return Looked(uuid, None)
 
-    def _read(self, handle: libvirt.virDomain) -> Domain | None:
-        """Reads one domain; None, said once, if its XML makes no sense."""
-        state, reason = handle.state()[:2]
+    def _read(
+        self, handle: libvirt.virDomain, known_state: tuple[int, int] | None = None
+    ) -> Domain | None:
+        """Reads one domain; None, said once, if its XML makes no sense.
+
+        Without ``known_state``, its state and the reason for it, libvirt is asked for them as well.
+        """
+        state, reason = known_state or handle.state()[:2]
         known = _STATES.get(state, DomainState.RUNNING)
         if (state, reason) in _BROKEN:
             known = DomainState.BROKEN
@@ -491,6 +497,23 @@ class Hypervisor:
         if kind not in self._said:
             self._said.add(kind)
             log.error("the engine goes on after an error with %s", work, exc_info=error)
+
+
+def _states(conn: libvirt.virConnect) -> dict[str, tuple[int, int]]:
+    """Returns state and reason of all domains, in one call instead of one for each.
+
+    What changes until a domain itself is read is told by an event.
+    """
+    try:
+        records = conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+        records = []
+    return {
+        handle.UUIDString(): (figures["state.state"], figures["state.reason"])
+        for handle, figures in records
+    }
 
 
 def _usage(handle: libvirt.virDomain) -> Usage:

@@ -255,7 +255,10 @@ class Monitor:
         elif not self._postponed:
             # Only once between two answers: a channel that flaps must not delay the verdict.
             self._postponed = True
-            self._next_challenge = max(self._next_challenge, _on_grid(now + PROBE_DELAY))
+            if self.health is Health.PAUSED or self.counters.beats or self.counters.misses:
+                self._next_challenge = max(self._next_challenge, _on_grid(now + PROBE_DELAY))
+            else:
+                self._ask_early(now)
 
     def disconnected(self, now: float, obstacle: str) -> None:
         """The channel is gone; the VM is held to its schedule all the same."""
@@ -461,6 +464,16 @@ class Monitor:
         if self._next_challenge <= now:
             self._next_challenge = _on_grid(now + period)
         return self._due
+
+    def _ask_early(self, now: float) -> None:
+        """Asks whom an earlier process knew, and who has been without a challenge since.
+
+        Its agent may not be ready to hear that: an answer counts, silence is held against nobody.
+        """
+        self._session.challenge()
+        self._unanswered += 1
+        self._sent = now
+        self._next_challenge = _on_grid(now + max(PROBE_DELAY, self._interval))
 
     # -- what the guest said ----------------------------------------------------------------
 

@@ -30,6 +30,7 @@ VIR_DOMAIN_EVENT_ID_REBOOT: int
 VIR_DOMAIN_EVENT_ID_METADATA_CHANGE: int
 VIR_DOMAIN_EVENT_ID_DEVICE_ADDED: int
 VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED: int
+VIR_DOMAIN_STATS_STATE: int
 VIR_DOMAIN_STATS_VCPU: int
 VIR_DOMAIN_STATS_INTERFACE: int
 VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT: int
@@ -89,6 +90,9 @@ class virConnect:
     def defineXML(self, xml: str) -> virDomain: ...
     def createXML(self, xml: str, flags: int = 0) -> virDomain: ...
     def restore(self, frm: str) -> int: ...
+    def getAllDomainStats(
+        self, stats: int = 0, flags: int = 0
+    ) -> list[tuple[virDomain, dict[str, Any]]]: ...
     def domainListGetStats(
         self, doms: list[virDomain], stats: int = 0, flags: int = 0
     ) -> list[tuple[virDomain, dict[str, Any]]]: ...

@@ -7,6 +7,8 @@ import itertools
 import json
 from collections import Counter
 
+import pytest
+
 from collectd_vmhb.monitor import TICK, Monitor
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.settings import Settings
@@ -18,9 +20,12 @@ ANSWER = {"version": 3, "msg_type": "challenge_response", "heartbeat_health": "h
 
 
 class Host:
-    """Many VMs whose guests notice the engine in the same moment, and answer at once."""
+    """Many VMs whose guests notice the engine in the same moment, and answer at once.
 
-    def __init__(self) -> None:
+    Those that are ``known`` to an earlier engine have kept their sessions.
+    """
+
+    def __init__(self, known: bool = False) -> None:
         numbers = itertools.count(1)
         self.now = 0.0
         self.monitors = [
@@ -30,9 +35,10 @@ class Host:
         #: Challenges by the wake-up in which they were sent; a selector counts milliseconds.
         self.sent: Counter[float] = Counter()
         for monitor in self.monitors:
-            monitor.start(0.0, POLICY.grace_period, expected=False)
+            monitor.start(0.0, POLICY.grace_period, expected=known)
             monitor.connected(0.0)
-            monitor.receive(INIT, 0.0)
+            if not known:
+                monitor.receive(INIT, 0.0)
             self._answer(monitor)
 
     def run(self, until: float) -> None:
@@ -44,7 +50,7 @@ class Host:
                     self._answer(monitor)
 
     def _answer(self, monitor: Monitor) -> None:
-        for line in monitor.data_to_send().split():
+        for line in filter(None, monitor.data_to_send().splitlines()):
             message = json.loads(line)
             if message["msg_type"] == "challenge":
                 self.sent[round(self.now, 3)] += 1
@@ -59,8 +65,25 @@ def test_the_wake_ups_of_many_healthy_vms_are_bounded_by_the_tick() -> None:
     assert len(host.sent) <= 10.0 / TICK + 1
 
 
-def test_guests_that_all_notice_a_new_engine_at_once_are_spread_over_the_interval() -> None:
-    host = Host()
+@pytest.mark.parametrize("known", [False, True])
+def test_guests_that_all_notice_a_new_engine_at_once_are_spread_over_the_interval(
+    known: bool,
+) -> None:
+    host = Host(known)
     host.run(until=10.0)
     crowds = [count for at, count in host.sent.items() if at > 2 * POLICY.interval]
     assert max(crowds) <= 2 * VMS * TICK / POLICY.interval
+
+
+def test_guests_that_an_earlier_engine_knew_are_asked_at_once_and_silence_is_no_miss() -> None:
+    host = Host(known=True)
+    assert host.sent == {0.0: VMS}
+    numbers = itertools.count(1)
+    silent = Monitor("vm", POLICY, Settings(), lambda: next(numbers))
+    silent.start(0.0, grace=0.0, expected=True)
+    silent.connected(0.0)
+    assert b'"challenge"' in silent.data_to_send()
+    assert silent.deadline == POLICY.interval
+    silent.tick(silent.deadline)
+    assert b'"challenge"' in silent.data_to_send()
+    assert (silent.counters.misses, silent.misses_in_a_row) == (0, 0)
