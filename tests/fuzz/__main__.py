@@ -28,7 +28,9 @@ def main() -> None:
     elif sys.argv[1] == "--keep":
         corpus.keep(sys.argv[2], [path.read_bytes() for path in Path(sys.argv[3]).iterdir()])
     else:
-        atheris.Setup([sys.argv[0], *sys.argv[2:]], SUBJECTS[sys.argv[1]])
+        # libFuzzer's -merge begins processes of its own, by a shell, from the first word on.
+        again = f"{sys.executable} -m tests.fuzz {sys.argv[1]}"
+        atheris.Setup([again, *sys.argv[2:]], SUBJECTS[sys.argv[1]])
         # The agent's log: a fuzzer makes it say a line for every input.
         with Path(os.devnull).open("w") as sys.stderr:
             atheris.Fuzz()
