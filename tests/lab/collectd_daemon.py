@@ -23,7 +23,7 @@ Hostname "{hostname}"
 FQDNLookup false
 BaseDir "/run/collectd"
 PIDFile "/run/collectd/collectd.pid"
-Interval 1
+Interval {interval:g}
 LoadPlugin logfile
 <Plugin logfile>
   LogLevel info
@@ -86,11 +86,14 @@ class Collectd:
         is_ours = processes.is_alive(pid) and processes.sees_as_run(pid, self._node.run)
         return pid if is_ours else 0
 
-    def start(self, conf: str = "", timeout: float = 15.0) -> None:
-        """Start it with `conf` appended to what the lab needs; return when its socket answers."""
+    def start(self, conf: str = "", timeout: float = 15.0, interval: float = 1.0) -> None:
+        """Start it with `conf` appended to what the lab needs; return when its socket answers.
+
+        `interval` is that of its reads in seconds.
+        """
         if self.pid:
             raise LabError(f"collectd runs already on {self._node.hostname}: pid {self.pid}")
-        self._write(conf)
+        self._write(conf, interval)
         argv = self._node.command("/usr/sbin/collectd", "-f", "-C", "/run/collectd/collectd.conf")
         output = self.directory / "collectd.out"
         daemon = processes.spawn(argv, output)
@@ -149,13 +152,14 @@ class Collectd:
                 raise LabError(f"no such notification within {timeout:g} s; there were {seen}")
             time.sleep(0.02)
 
-    def _write(self, conf: str) -> None:
+    def _write(self, conf: str, interval: float) -> None:
         (site_packages,) = require(NODE_VENV).glob("lib/python3.*/site-packages")
         (self.directory / "modules").mkdir(parents=True, exist_ok=True)
         # Alone in its directory: collectd's Python must not find the lab's other modules.
         shutil.copy(Path(__file__).parent / "recorder.py", self.directory / "modules")
+        settings = {"hostname": self._node.hostname, "site_packages": site_packages}
         (self.directory / "collectd.conf").write_text(
-            _CONF.format(hostname=self._node.hostname, site_packages=site_packages) + conf
+            _CONF.format(**settings, interval=interval) + conf
         )
 
     @property
