@@ -473,7 +473,7 @@ class Monitor:
         self._session.challenge()
         self._unanswered += 1
         self._sent = now
-        self._next_challenge = _on_grid(now + max(PROBE_DELAY, self._interval))
+        self._next_challenge = _on_grid(now + max(PROBE_DELAY, self._pace()[0]))
 
     # -- what the guest said ----------------------------------------------------------------
 
