@@ -21,25 +21,24 @@ class Awareness:
 
     def __init__(self) -> None:
         self.score = 0
-        #: Factor for timeouts: 1 while this host keeps its schedule.
-        self.stretch = 1.0
         #: Largest lateness seen since `worst` was last taken, in seconds.
         self._worst = 0.0
         self._changed = 0.0
 
     def woke(self, lateness: float, now: float) -> None:
         """Takes how many seconds after its deadline the loop woke up."""
-        if lateness > self._worst:
-            self._worst = lateness
+        self._worst = max(self._worst, lateness)
         if lateness > LATE:
-            self._change(min(SCORE_MAX, self.score + 1), now)
+            self.score = min(SCORE_MAX, self.score + 1)
+            self._changed = now
         elif self.score and now - self._changed > FORGET:
-            self._change(self.score - 1, now)
+            self.score -= 1
+            self._changed = now
 
-    def _change(self, score: int, now: float) -> None:
-        self.score = score
-        self.stretch = 1.0 + score
-        self._changed = now
+    @property
+    def stretch(self) -> float:
+        """Factor for timeouts: 1 while this host keeps its schedule."""
+        return 1.0 + self.score
 
     def take_worst(self) -> float:
         """Returns the largest lateness since the last call, in seconds."""
