@@ -53,7 +53,10 @@ class Channel:
         if not isinstance(address, str):
             address = (_LOOPBACK.get(address[0], address[0]), address[1])
             family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            raise _explain(error, _written(address)) from None
         try:
             if isinstance(address, str):
                 _connect(self._socket, address)
@@ -180,6 +183,11 @@ def _explain(error: OSError, path: str) -> ChannelError:
     if number in (errno.EACCES, errno.EPERM):
         text = (
             f"no right to open {path}: collectd needs CAP_DAC_OVERRIDE or QEMU's group "
+            f"(docs/operations.md, Rights)"
+        )
+    elif number in (errno.EMFILE, errno.ENFILE):
+        text = (
+            f"no descriptor is left to open {path}: raise LimitNOFILE= of collectd's unit "
             f"(docs/operations.md, Rights)"
         )
     elif number == errno.EADDRNOTAVAIL:

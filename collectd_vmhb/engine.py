@@ -81,6 +81,8 @@ OPEN_KNOWN = 5.0
 _PLANNED = frozenset({DomainState.PAUSED, DomainState.SHUTTING_DOWN})
 #: Faults that the engine itself raises and clears; the others are the monitor's.
 _ENGINE_FAULTS = frozenset({BAD_POLICY, CANNOT_MONITOR, VERIFICATION})
+#: Why a channel cannot be opened, whichever VM's it is.
+_OF_THIS_HOST = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE})
 #: Faults that outlive a run of the VM.
 _POLICY_FAULTS = frozenset({BAD_POLICY})
 
@@ -572,7 +574,7 @@ class Engine:
         watch.failures += 1
         watch.connect_at = now + retry_after(watch.failures)
         watch.monitor.disconnected(now, str(error))
-        if error.errno in (errno.EACCES, errno.EPERM):
+        if error.errno in _OF_THIS_HOST:
             # A matter of this host: said once for it, and no VM is blamed.
             watch.monitor.barred = True
             self._impairments.bar(watch.uuid, str(error), now)

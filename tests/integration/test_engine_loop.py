@@ -380,11 +380,12 @@ def test_a_failed_vm_that_nobody_expects_any_more_gets_its_okay(
     assert (well.meta["incident"], well.meta["reason"]) == (lost.meta["incident"], reason)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
 def test_a_missing_right_is_told_of_the_host_and_blames_no_vm(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def barred(address: object) -> None:
-        raise ChannelError(errno.EACCES, f"no right to open {address}")
+        raise ChannelError(number, f"no way to open {address}")
 
     specs = {**FAST, "vmhb:required": "true"}
     vms = [domain(tmp_path / uuid, specs, uuid=uuid) for uuid in ("vm", "other")]

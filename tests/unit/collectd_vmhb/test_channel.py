@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import resource
 import select
 import socket
 from collections.abc import Iterator
@@ -250,3 +252,20 @@ def test_tries_become_rarer_up_to_a_bound() -> None:
     assert waits == sorted(waits)
     assert waits[0] == RETRIES[0] >= 0.2, "a client is stuck after a reopening at once"
     assert waits[-1] == RETRIES[-1] == 5.0
+
+
+def test_without_a_descriptor_it_says_what_to_raise(qemu: Qemu) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        with pytest.raises(ChannelError, match=r"no descriptor is left .*LimitNOFILE") as refused:
+            Channel(str(qemu.path))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert refused.value.errno == errno.EMFILE
