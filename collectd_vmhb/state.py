@@ -172,11 +172,17 @@ class StateSaver:
         self._thread.join(timeout)
 
     def _run(self) -> None:
+        while self._save_next():
+            pass
+
+    def _save_next(self) -> bool:
+        """Waits for a state and saves it, False at the end; keeps nothing of it meanwhile."""
         job = self._next()
-        while job is not None:
-            number, state = job
-            self._saved(number, self._try_save(state))
-            job = self._next()
+        if job is None:
+            return False
+        number, state = job
+        self._saved(number, self._try_save(state))
+        return True
 
     def _next(self) -> tuple[int, State] | None:
         """Waits for the newest state; None when there is none left and the end has come."""
