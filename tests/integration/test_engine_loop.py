@@ -32,7 +32,7 @@ from collectd_vmhb.hypervisor import (
     Scanned,
 )
 from collectd_vmhb.publish import Note
-from collectd_vmhb.settings import FlavorPolicy, Settings
+from collectd_vmhb.settings import FlavorPolicy, Settings, VmValues
 from collectd_vmhb.settings import Mode as EngineMode
 from collectd_vmhb.sources import NO_POLICIES, PoliciesRead
 from collectd_vmhb.state import State
@@ -50,7 +50,7 @@ FAST = {
 }
 #: More than a VM that does not answer needs to be found lost.
 LONG = 1.5
-SETTINGS = Settings(hold_down=0.0, grace_after_resume=0.3, attach_rate=100.0)
+SETTINGS = Settings(hold_down=0.0, grace_after_resume=0.3, attach_rate=100.0, values=VmValues.ALL)
 
 
 class Node:
