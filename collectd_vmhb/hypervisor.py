@@ -27,6 +27,9 @@ from collectd_vmhb.usage import Disks, Usage, Vcpu
 
 log = logging.getLogger(__name__)
 
+#: So many domains that wait for a look are compared all at once: when a thousand are destroyed, the
+#: look that tells of the next one must not wait for theirs.
+LOOKS_MAX = 50
 #: Seconds between tries to reach libvirt; a look is tried again with the connection.
 RETRY = 1.0
 #: libvirt's keepalive: a daemon that does not answer 3 probes 5 s apart is gone.
@@ -291,6 +294,8 @@ class Hypervisor:
             if uuid is None or self._stopping.is_set():
                 break
             self._waiting.discard(uuid)
+            if len(self._waiting) >= LOOKS_MAX:
+                uuid = self._take_all_looks()
             try:
                 conn = self._reading()
                 finding = self._read_one(conn, uuid) if uuid else self._read_all(conn)
@@ -301,6 +306,18 @@ class Hypervisor:
             except Exception as error:
                 self._survive(error, f"a look at {uuid or 'the domains'}")
         self._close_reader()
+
+    def _take_all_looks(self) -> str:
+        """Empties the queue, and returns what stands for a scan of all domains."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                uuid = self._looks.get_nowait()
+                if uuid is None:
+                    # `stop` waits for the end.
+                    self._looks.put(None)
+                    break
+                self._waiting.discard(uuid)
+        return ""
 
     def _reading(self) -> libvirt.virConnect:
         if self._reader is not None and self._reader.isAlive() == 1:

@@ -58,6 +58,28 @@ def test_domains_are_read_and_what_libvirt_refuses_is_passed_on(workers: Workers
     assert "not supported" in error
 
 
+def test_very_many_looks_are_one_look_at_all(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.wait(Scanned, lambda found: True)
+    mark = len(workers.findings)
+    read, many = libvirt.virDomain.XMLDesc, 1000
+
+    def look_at_many(domain: libvirt.virDomain, flags: int = 0) -> str:
+        monkeypatch.setattr(libvirt.virDomain, "XMLDesc", read)
+        for number in range(many):
+            workers.hypervisor.look(f"6ba7b810-9dad-41d1-80b4-{number:012x}")
+        return read(domain, flags)
+
+    monkeypatch.setattr(libvirt.virDomain, "XMLDesc", look_at_many)
+    workers.hypervisor.look(UUID)
+    workers.wait(Scanned, lambda found: True, mark)
+    workers.hypervisor.look(UUID)
+    workers.wait(Looked, lambda found: found.uuid == UUID, len(workers.findings))
+    looked = [found for found in workers.findings[mark:] if isinstance(found, Looked)]
+    assert len(looked) < many / 10
+
+
 def test_a_domain_is_told_from_one_that_ran_before(workers: Workers, tmp_path: Path) -> None:
     (domain,) = workers.wait(Scanned, lambda found: True).domains
     assert not domain.carried
