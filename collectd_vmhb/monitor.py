@@ -462,7 +462,9 @@ class Monitor:
         self._due = now + timeout
         self._next_challenge += period
         if self._next_challenge <= now:
-            self._next_challenge = _on_grid(now + period)
+            # In step with itself: after a stall of this host, its VMs must not all ask at once.
+            missed = math.ceil((now + timeout - self._next_challenge) / period)
+            self._next_challenge += missed * period
         return self._due
 
     def _ask_early(self, now: float) -> None:

@@ -87,3 +87,12 @@ def test_guests_that_an_earlier_engine_knew_are_asked_at_once_and_silence_is_no_
     silent.tick(silent.deadline)
     assert b'"challenge"' in silent.data_to_send()
     assert (silent.counters.misses, silent.misses_in_a_row) == (0, 0)
+
+
+def test_after_a_stall_of_this_host_its_vms_are_as_spread_as_before() -> None:
+    host = Host()
+    host.run(until=10.0)
+    host.now += 2.7 * POLICY.interval
+    host.run(until=20.0)
+    crowds = [count for at, count in host.sent.items() if at > 17.0]
+    assert max(crowds) <= 2 * VMS * TICK / POLICY.interval
