@@ -69,7 +69,9 @@ def test_the_stock_driver_starts_a_workflow_again_for_the_same_incident(
     alarm = lost(1, "one")
     controller.raises(alarm)
     until(controller.executions, 30, "no workflow is started")
-    live_through(controller, 2, lambda: controller.raises(alarm))
+    # Not meanwhile: a snapshot spares what comes in its own second.
+    live_through(controller, 1, lambda: None)
+    controller.raises(alarm)
     started = {"workflow": "heal", "input": {"vm": uuid(1), "fault": f"{uuid(1)}/vmhb/one"}}
     until(lambda: len(controller.executions()) > 1, 30, "the workflow is started once")
     assert all(each == started for each in controller.executions())

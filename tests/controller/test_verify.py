@@ -164,6 +164,8 @@ def test_the_persistor_does_not_run(vitrage: Controller, compute: Compute) -> No
 @pytest.mark.long
 def test_vitrage_does_not_know_the_vm(vitrage: Controller, compute: Compute) -> None:
     other = compute.node.vm("unknown-to-vitrage")
+    # Those with small numbers were announced by other tests.
+    other.number = 4711
     compute.start()
     link, why = broken(compute.verify("--vm", other.uuid))
     assert link == "resource"
