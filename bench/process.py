@@ -71,6 +71,8 @@ class Child:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def guests(directory: Path, count: int) -> Child:

@@ -4,7 +4,8 @@
 ``python -m tests.endurance.guests DIRECTORY`` listens on DIRECTORY/<n>.sock for each guest that was
 added. Each line on standard input is an order ``[what, [n, ...]]`` with one of ORDERS, and is
 answered by a line of JSON: the monotonic time at which it was obeyed or, for ``silences``, by how
-long each guest has been without a challenge at the longest since it was last asked, in seconds.
+long each guest has been without a challenge at the longest since it was last asked, and for
+``slowest``, how long this process kept a guest waiting at the most; in seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any, Callable
 
 #: The agent looks for its host this often, so that many notice a new one at different times.
 LOOKS_FOR_HOST = 0.5
+#: The process looks whether it is late itself this often, if nothing else happens.
+TURN = 0.1
 CHECK = "app"
 
 _CHALLENGE = re.compile(rb'"heartbeat_challenge":(\d+)')
@@ -133,11 +136,17 @@ class Crowd:
         self._readers: dict[int, Callable[[float], None]] = {}
         #: Who has yet to open a session.
         self._new: set[Guest] = set()
+        self._slowest = 0.0
 
     def serve(self) -> None:
         """Serves until standard input ends."""
+        turned = time.monotonic()
         while True:
-            for descriptor, _ in self._poll.poll(0.01 if self._new else None):
+            ready = self._poll.poll(0.01 if self._new else TURN)
+            # Who became ready just after the last look waited for so long.
+            self._slowest = max(self._slowest, time.monotonic() - turned)
+            turned = time.monotonic()
+            for descriptor, _ in ready:
                 if descriptor in self._readers:
                     self._readers[descriptor](time.monotonic())
                 elif descriptor == sys.stdin.fileno() and not self._obey():
@@ -195,6 +204,11 @@ class Crowd:
         now = time.monotonic()
         return {number: self._guests[number].silence(now) for number in numbers}
 
+    def slowest(self, _: list[int]) -> float:
+        """How long somebody had to wait for this process."""
+        slowest, self._slowest = self._slowest, 0.0
+        return slowest
+
     def _accept(self, guest: Guest, now: float) -> None:
         if guest.connection is not None:
             self._ignore(guest.connection)
@@ -224,6 +238,7 @@ ORDERS: dict[str, Callable[[Crowd, list[int]], Any]] = {
     "sicken": Crowd.sicken,
     "heal": Crowd.heal,
     "silences": Crowd.silences,
+    "slowest": Crowd.slowest,
 }
 
 

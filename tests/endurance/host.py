@@ -36,14 +36,15 @@ READ = 5.0
 OKAY = 4
 _STANZA = """\
 <Plugin python>
+{before}
   Import "collectd_vmhb.plugin"
   <Module vmhb>
     LibvirtUri "test+unix:///default?socket=/run/libvirt/libvirt-sock"
     StateDir "{state}"
     GraceAfterResume 5
+    ReconcileInterval 10
     HoldDown 0
   </Module>
-{more}
 </Plugin>
 """
 
@@ -104,9 +105,14 @@ class Host:
 
     # -- collectd ---------------------------------------------------------------------------
 
-    def start(self, more: str = "") -> None:
-        """Starts collectd; ``more`` goes into the block of the python plugin."""
-        self.node.collectd.start(_STANZA.format(state=self.state, more=more), interval=READ)
+    def start(self) -> None:
+        """Starts collectd, with the plugin of somebody else if there is one (faults.py)."""
+        foreign = self.node.collectd.directory / "foreign"
+        before = ""
+        if foreign.exists():
+            before = '  ModulePath "/run/collectd/foreign"\n  Import "foreign"'
+        conf = _STANZA.format(before=before, state=self.state)
+        self.node.collectd.start(conf, interval=READ)
 
     @property
     def pid(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.goals import part
 from tests.endurance.ledger import Ledger, told_within
-from tests.endurance.soak import Soak
+from tests.endurance.soak import SCORE, Soak
 
 #: What collectd may seem to have grown by. Memory, in KiB: the allocator's arenas come and go by as
 #: much; an hour has 3000 sessions and more, so that a KiB kept of each is seen. Descriptors and
@@ -34,7 +34,10 @@ def judge(soak: Soak, ledger: Ledger, errors: list[str], since: float) -> Verdic
                 f"{fault} told after {part(delays, 0.5):.2f} s (half), {part(delays, 0.99):.2f} s "
                 f"(99 %), {max(delays):.2f} s (all); bound {told_within(fault):.2f} s"
             )
-    lines.append(f"the host was late itself for {ledger.counts['seconds late'] / 2:.0f} s")
+    lines.append(
+        f"the host was late itself for {ledger.counts['looks late'] * SCORE:.0f} s, "
+        f"the guests for {ledger.counts['guests starved'] * SCORE:.0f} s"
+    )
     good = not (ledger.false or ledger.missed or ledger.host or errors)
     for name, most in BOUNDS.items():
         growth, last = soak.usage.growth(name, since), soak.usage.figures[name][-1]

@@ -8,6 +8,7 @@ the end of one that is not told in time.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -56,6 +57,8 @@ class Ledger:
         self.delays: dict[str, list[float]] = {LOST: [], SICK: []}
         #: Seconds that the host was late: when, and its score.
         self._late: deque[tuple[float, float]] = deque(maxlen=4096)
+        #: When the guests were last kept from answering in time.
+        self._starved = -math.inf
         self._pages: dict[tuple[str, str], _Page] = {}
 
     # -- the truth --------------------------------------------------------------------------
@@ -80,8 +83,14 @@ class Ledger:
     def late(self, score: float, at: float) -> None:
         """The host says how late it is itself."""
         if score:
-            self.counts["seconds late"] += 1
+            self.counts["looks late"] += 1
             self._late.append((at, score))
+
+    def slow(self, seconds: float, at: float) -> None:
+        """Some guest could not answer for so long, whatever it was to do."""
+        if seconds > TIMEOUT / 2:
+            self.counts["guests starved"] += 1
+            self._starved = at
 
     # -- what was told ----------------------------------------------------------------------
 
@@ -91,9 +100,14 @@ class Ledger:
             self.host.append((at, bad, text))
             return
         page = self._page(uuid, fault)
+        if bad and page.told:
+            # Said again under its old incident, as after a disk was full.
+            return
         page.told = bad
         early = page.true and fault == LOST and at - page.since < (MISSES - 1) * INTERVAL
-        if bad is not page.true or (bad and early):
+        if fault == LOST and at - self._starved < told_within(LOST) and bad is not page.true:
+            self.counts["not judged"] += 1
+        elif bad is not page.true or (bad and early):
             # An end that was not owed any more is told of a VM that has gone meanwhile.
             self.false.append(f"{at:.1f} {uuid} {fault} {'raised' if bad else 'ended'}: {text}")
         elif page.owed and bad and fault in self.delays:
@@ -129,7 +143,8 @@ class Ledger:
         faults = ", ".join(f"{self.counts[fault]} {fault}" for fault in self.delays)
         return (
             f"{faults}, {self.counts['left']} left: "
-            f"{len(self.false)} false, {len(self.missed)} missed"
+            f"{len(self.false)} false, {len(self.missed)} missed, "
+            f"{self.counts['not judged']} not judged"
         )
 
     def _bound(self, fault: str, page: _Page) -> float:

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import random
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
 
 from bench.subject import uuid
 from tests.endurance.host import Host
 from tests.endurance.ledger import LOST, SICK, Ledger
+from tests.endurance.usage import Usage
 from tests.lab.layout import LabError
 
 #: Seconds between two looks at what was told; what is measured is that much too long at most.
@@ -28,29 +29,6 @@ TROUBLED = 0.08
 Episode = Generator[float, None, None]
 
 
-@dataclass
-class Usage:
-    """What collectd held, as it was seen."""
-
-    at: list[float] = field(default_factory=list)
-    figures: dict[str, list[float]] = field(default_factory=dict)
-
-    def note(self, at: float, figures: dict[str, float]) -> None:
-        """Takes a look at it."""
-        self.at.append(at)
-        for name, figure in figures.items():
-            self.figures.setdefault(name, []).append(figure)
-
-    def growth(self, name: str, since: float) -> float:
-        """Returns how much a figure grew from a time on, by a straight line through all of it."""
-        points = [(at, y) for at, y in zip(self.at, self.figures[name]) if at >= since]
-        middle = sum(at for at, _ in points) / len(points)
-        mean = sum(y for _, y in points) / len(points)
-        spread = sum((at - middle) ** 2 for at, _ in points)
-        slope = sum((at - middle) * (y - mean) for at, y in points) / (spread or 1.0)
-        return slope * (points[-1][0] - points[0][0])
-
-
 class Soak:
     """A host in use, and the ledger of it; `run` as long and as often as wanted."""
 
@@ -58,9 +36,10 @@ class Soak:
         self.host = host
         self.ledger = ledger
         self.usage = Usage()
-        self.episodes = 0
+        self._leaving = True
         self._random = random.Random(seed)
-        #: Who is well and may get into trouble.
+        #: Who may get into trouble, and who of them is well.
+        self._mine = frozenset(host.there)
         self._well = sorted(host.there)
         self._going: list[tuple[float, int, Episode, int]] = []
         self._order = itertools.count()
@@ -82,6 +61,16 @@ class Soak:
                 self._begin(now)
             self.look()
             time.sleep(LOOK)
+
+    @contextlib.contextmanager
+    def without_joins(self) -> Iterator[None]:
+        """No VM leaves or joins, until the end of the block."""
+        self.settle()
+        self._leaving = False
+        try:
+            yield
+        finally:
+            self._leaving = True
 
     def settle(self, timeout: float = 120.0) -> None:
         """Lets all trouble come to its end."""
@@ -105,8 +94,8 @@ class Soak:
 
     def _begin(self, now: float) -> None:
         number = self._well.pop(self._random.randrange(len(self._well)))
-        kinds: list[Callable[[int], Episode]] = [self._hang, self._fall_ill, self._leave]
-        self.episodes += 1
+        kinds: list[Callable[[int], Episode]] = [self._hang, self._fall_ill]
+        kinds += [self._leave] if self._leaving else []
         self._go_on(self._random.choice(kinds)(number), number, now)
 
     def _go_on(self, episode: Episode, number: int, now: float) -> None:
@@ -124,7 +113,7 @@ class Soak:
         yield self._random.uniform(0, 5)
         self.ledger.began(uuid(number), LOST, self.host.order("hang", [number]))
         yield from self._until_told(number)
-        if self._random.random() < 0.2:
+        if self._leaving and self._random.random() < 0.2:
             yield from self._leave(number)
             return
         self.ledger.ended(uuid(number), LOST, self.host.order("wake", [number]))
@@ -162,14 +151,16 @@ class Soak:
         except LabError:
             return
         self.ledger.late(status["engine"]["awareness"], now)
+        self.ledger.slow(self.host.order("slowest", []), now)
         self._healths = {int(row["uuid"][-12:], 16): row["health"] for row in status["vms"]}
         if now < self._next[SHOWN]:
             return
         self._next[SHOWN] = now + SHOWN
         self.usage.note(now, self.host.usage())
-        for number, health in self._healths.items():
+        for number in self._mine & self._healths.keys():
+            health = self._healths[number]
             # One miss, or one that was just told, is no contradiction.
             if now - self._changed.get(number, 0.0) > 2 * USED and health != "suspect":
                 self.ledger.shown(uuid(number), health, now)
-        missing = self.host.there - self._healths.keys() - {n for *_, n in self._going}
+        missing = self._mine & self.host.there - self._healths.keys() - {n for *_, n in self._going}
         self.ledger.missed += [f"{now:.1f} {uuid(number)} is not shown" for number in missing]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TextIO
 
 import collectd
 
@@ -17,6 +18,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._path = Path("/dev/null")
+        #: Open from the first on: it records also what is told while nothing more can be opened.
+        self._out: TextIO | None = None
 
     def configure(self, config: collectd.Config) -> None:
         """Take the one key there is."""
@@ -28,8 +31,9 @@ class Recorder:
         """Write one line; `at` is the wall clock now, `time` what the sender said."""
         row: dict[str, object] = {name: getattr(notification, name) for name in _FIELDS}
         row.update(time=notification.time, at=time.time(), meta=notification.meta)
-        with self._path.open("a") as out:
-            out.write(json.dumps(row, default=repr) + "\n")
+        if self._out is None:
+            self._out = self._path.open("a", buffering=1)
+        self._out.write(json.dumps(row, default=repr) + "\n")
 
 
 _recorder = Recorder()

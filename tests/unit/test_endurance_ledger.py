@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.endurance.ledger import LOST, SICK, Ledger, ended_within, told_within
-from tests.endurance.soak import Usage
+from tests.endurance.usage import Usage
 
 VM = "6ba7b810-9dad-41d1-80b4-000000000001"
 ROOM = 1.0
@@ -73,6 +73,24 @@ def test_a_host_that_says_it_is_late_has_more_time(ledger: Ledger) -> None:
     assert not ledger.missed
     ledger.turn(100.1 + told_within(LOST, 1.0) + ROOM)
     assert len(ledger.missed) == 1
+
+
+def test_what_is_said_again_is_not_new(ledger: Ledger) -> None:
+    ledger.began(VM, SICK, 100.0)
+    told(ledger, SICK, True, 101.0)
+    ledger.ended(VM, SICK, 110.0)
+    told(ledger, SICK, True, 110.5)
+    ledger.turn(200.0)
+    assert (len(ledger.false), len(ledger.missed)) == (0, 1)
+
+
+def test_a_loss_is_not_judged_while_the_guests_could_not_answer(ledger: Ledger) -> None:
+    ledger.slow(1.0, 100.0)
+    told(ledger, LOST, True, 102.0)
+    assert not ledger.false
+    told(ledger, LOST, False, 103.0)
+    told(ledger, LOST, True, 110.0)
+    assert len(ledger.false) == 1
 
 
 def test_what_is_shown_is_compared_as_well(ledger: Ledger) -> None:
