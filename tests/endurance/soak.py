@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from bench.subject import uuid
+from collectd_vmhb.awareness import SCORE_MAX
 from tests.endurance.host import Host
 from tests.endurance.ledger import LOST, SICK, Ledger
 from tests.endurance.usage import Usage
@@ -44,7 +45,9 @@ class Soak:
         self._going: list[tuple[float, int, Episode, int]] = []
         self._order = itertools.count()
         self._changed: dict[int, float] = {}
+        #: The health that was shown of each, and when.
         self._healths: dict[int, str] = {}
+        self._looked = 0.0
         self._next = dict.fromkeys((SCORE, SHOWN), 0.0)
 
     @property
@@ -131,7 +134,7 @@ class Soak:
         self.ledger.gone(uuid(number), self.host.leave([number]))
         yield self._random.uniform(2, 10)
         began = self.host.join([number])
-        while self._healths.get(number) != "healthy":
+        while self._looked <= began or self._healths.get(number) != "healthy":
             if time.monotonic() > began + ESTABLISHED + self.ledger.room:
                 self.ledger.missed.append(f"{began:.1f} {uuid(number)} is back and not healthy")
                 break
@@ -149,7 +152,10 @@ class Soak:
         try:
             status = self.host.status()
         except LabError:
+            # Who does not even answer is as late as can be.
+            self.ledger.late(SCORE_MAX, now)
             return
+        self._looked = now
         self.ledger.late(status["engine"]["awareness"], now)
         self.ledger.slow(self.host.order("slowest", []), now)
         self._healths = {int(row["uuid"][-12:], 16): row["health"] for row in status["vms"]}
