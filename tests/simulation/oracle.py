@@ -315,8 +315,8 @@ class Oracle:
             self.known_sick = Sure.YES if self.sick else Sure.NO
 
     def _forget_past(self) -> None:
-        """Who need not answer now may not have to after a reboot: what was is not kept."""
-        if self.owes is Sure.NO:
+        """Who perhaps need not answer now may not have to after a reboot: what was is not kept."""
+        if self.owes is not Sure.YES:
             self.answered = self._maybe(self.answered)
 
     def _silent(self, now: float) -> None:
