@@ -211,6 +211,9 @@ class Oracle:
 
     def stall(self, now: float, seconds: float) -> None:
         """The engine, or the whole host, stands still for so long."""
+        if now - self.changed < SEEN:
+            # A start of just before may be known only now, and is forgiven from now on.
+            self.forgiven_until += seconds
         self.disturb(now)
         self.lenient_until = now + seconds + 30.0
         self.changed = now + seconds
