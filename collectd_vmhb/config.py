@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Callable, Protocol
 
@@ -179,28 +180,15 @@ def _boolean(value: object) -> bool:
     raise ValueError("true or false, unquoted, is allowed")
 
 
-def _mode(value: object) -> Mode:
-    try:
-        return Mode(str(value).lower())
-    except ValueError:
-        words = ", ".join(mode.value for mode in Mode)
-        raise ValueError(f"one of {words} is allowed") from None
+def _one_of(kind: type[Enum]) -> Callable[[object], Enum]:
+    def parse(value: object) -> Enum:
+        try:
+            return kind(str(value).lower())
+        except ValueError:
+            words = ", ".join(each.value for each in kind)
+            raise ValueError(f"one of {words} is allowed") from None
 
-
-def _evidence_text(value: object) -> EvidenceText:
-    try:
-        return EvidenceText(str(value).lower())
-    except ValueError:
-        words = ", ".join(each.value for each in EvidenceText)
-        raise ValueError(f"one of {words} is allowed") from None
-
-
-def _values(value: object) -> VmValues:
-    try:
-        return VmValues(str(value).lower())
-    except ValueError:
-        words = ", ".join(each.value for each in VmValues)
-        raise ValueError(f"one of {words} is allowed") from None
+    return parse
 
 
 def _matching(pattern: str, allowed: str) -> Callable[[object], str]:
@@ -265,7 +253,7 @@ _threshold = _count(1, 10000)
 
 _OPTIONS: Mapping[str, _Option] = {
     "LibvirtUri": _Option("libvirt_uri", _uri),
-    "Mode": _Option("mode", _mode),
+    "Mode": _Option("mode", _one_of(Mode)),
     "StateDir": _Option("state_dir", _directory),
     "ControlSocket": _Option("control_socket", _socket),
     "SocketPathMap": _Option("socket_path_map", _path_pair, repeated=True),
@@ -288,14 +276,14 @@ _OPTIONS: Mapping[str, _Option] = {
     "GraceAfterResume": _Option("grace_after_resume", _duration),
     "Required": _Option("required", _boolean),
     "HoldDown": _Option("hold_down", _duration),
-    "EvidenceText": _Option("evidence_text", _evidence_text),
+    "EvidenceText": _Option("evidence_text", _one_of(EvidenceText)),
     "AttachRate": _Option("attach_rate", _number(" per second", 0.01, 1000.0)),
     "BusyMax": _Option("busy_max", _duration),
     "AuditTimeout": _Option("audit_timeout", _number(" of seconds", 1.0, 600.0)),
     # The guest refuses an audit within a second of the last.
     "AuditPace": _Option("audit_pace", _number(" of seconds", 1.0, 86400.0)),
     "AuditOnFault": _Option("audit_on_fault", _boolean),
-    "Values": _Option("values", _values),
+    "Values": _Option("values", _one_of(VmValues)),
     "PerfdataMax": _Option("perfdata_max", _count(0, 256)),
     "ReconcileInterval": _Option("reconcile_interval", _number(" of seconds", 1.0, 3600.0)),
     "FlavorPolicy": _Option("flavor_policy", _flavor_policy, repeated=True),
