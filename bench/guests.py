@@ -20,14 +20,14 @@ from pathlib import Path
 #: The agent looks for its host this often, so that many notice a new one at different times.
 LOOKS_FOR_HOST = 0.5
 
-_CHALLENGE = re.compile(rb'"heartbeat_challenge":(\d+)')
-_HEAD = b'\n{"version":3,"revision":1,"msg_type":"%s","sequence":%d,'
-_INIT = _HEAD + (
+CHALLENGE = re.compile(rb'"heartbeat_challenge":(\d+)')
+HEAD = b'\n{"version":3,"revision":1,"msg_type":"%s","sequence":%d,'
+INIT = HEAD + (
     b'"invocation_id":7,"name":"guest","heartbeat_interval_ms":1000,"vote_secs":0,'
     b'"shutdown_notice_secs":0,"suspend_notice_secs":0,"resume_notice_secs":0,"restart_secs":0,'
     b'"corrective_action":"log","vmhb":{"caps":["checks","interval"],"max_line":16384}}\n'
 )
-_ANSWER = _HEAD + (
+_ANSWER = HEAD + (
     b'"heartbeat_response":%s,"heartbeat_health":"healthy","corrective_action":"none","log_msg":""'
 )
 _REPORT = (
@@ -48,14 +48,14 @@ class Guest:
     def introduce(self) -> None:
         """Sends init."""
         self.sequence = 1
-        self.connection.send(_INIT % (b"init", 1))
+        self.connection.send(INIT % (b"init", 1))
 
     def take(self, hangs: bool) -> None:
         """Reads what the host sent and answers its challenge, unless it hangs."""
         data = self.connection.recv(65536)
         if not data:
             raise ConnectionResetError
-        challenges = _CHALLENGE.findall(data)
+        challenges = CHALLENGE.findall(data)
         if not challenges:
             return
         self.challenged.append(time.monotonic())

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
 import resource
 import select
 import socket
@@ -22,20 +21,13 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-#: The agent looks for its host this often, so that many notice a new one at different times.
-LOOKS_FOR_HOST = 0.5
+from bench.guests import CHALLENGE, HEAD, INIT, LOOKS_FOR_HOST
+
 #: The process looks whether it is late itself this often, if nothing else happens.
 TURN = 0.1
 CHECK = "app"
 
-_CHALLENGE = re.compile(rb'"heartbeat_challenge":(\d+)')
-_HEAD = b'\n{"version":3,"revision":1,"msg_type":"%s","sequence":%d,'
-_INIT = _HEAD + (
-    b'"invocation_id":7,"name":"guest","heartbeat_interval_ms":1000,"vote_secs":0,'
-    b'"shutdown_notice_secs":0,"suspend_notice_secs":0,"resume_notice_secs":0,"restart_secs":0,'
-    b'"corrective_action":"log","vmhb":{"caps":["checks","interval"],"max_line":16384}}\n'
-)
-_ANSWER = _HEAD + (
+_ANSWER = HEAD + (
     b'"heartbeat_response":%s,"heartbeat_health":"healthy","corrective_action":"none","log_msg":""'
 )
 _REPORT = (
@@ -76,7 +68,7 @@ class Guest:
         self._sequence = 1
         self._has_news = True
         if not self.hangs:
-            self._say(_INIT % (b"init", 1))
+            self._say(INIT % (b"init", 1))
 
     def take(self, now: float) -> bool:
         """Reads what the host sent, and answers unless it hangs; False if the host has gone."""
@@ -85,7 +77,7 @@ class Guest:
             data = self.connection.recv(65536)
         except ConnectionError:
             data = b""
-        challenges = _CHALLENGE.findall(data)
+        challenges = CHALLENGE.findall(data)
         if challenges:
             self._longest = max(self._longest, now - self._challenged)
             self._challenged = now
