@@ -46,8 +46,9 @@ def measure(
             figures |= ours
             figures["rtt_above_us"] = ours["rtt_p50_us"] - floor["rtt_p50_us"]
     low, high = sizes[0], sizes[-1]
-    figures["memory_kib"] = (memory[high] - memory[low]) / (high - low) / 1024
-    figures["growth"] = figures[f"cpu_us_{high}"] / figures[f"cpu_us_{low}"]
+    if high > low:
+        figures["memory_kib"] = (memory[high] - memory[low]) / (high - low) / 1024
+        figures["growth"] = figures[f"cpu_us_{high}"] / figures[f"cpu_us_{low}"]
     return figures
 
 
