@@ -18,7 +18,6 @@ import queue
 import socket
 import threading
 import time
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -46,6 +45,7 @@ from collectd_vmhb.hypervisor import (
 )
 from collectd_vmhb.impairments import DISK, MASS, POLICIES, RIGHTS, Impairments
 from collectd_vmhb.monitor import Monitor, grace_after_reboot
+from collectd_vmhb.phases import Phases
 from collectd_vmhb.policy import Policy, Problem, bad_policy, policy_for
 from collectd_vmhb.poll import READ, WRITE, Poll
 from collectd_vmhb.protocol import CHALLENGE_MAX
@@ -165,6 +165,7 @@ class Engine:
         #: Who rebooted before libvirt has told of it otherwise.
         self._early_reboots: set[str] = set()
         self._timers: Timers[Watch] = Timers()
+        self._phases = Phases()
         #: When `_run_own` has something to do, and whether more happened since than beats.
         self._own_deadline = NEVER
         self._stirred = True
@@ -480,7 +481,7 @@ class Engine:
             policy,
             self._settings,
             self._random,
-            phase=zlib.crc32(domain.uuid.encode()) / 2**32,
+            phase=self._phases.of(domain.uuid),
             open_faults={
                 name: severity
                 for name, severity in self._reporter.of(domain.uuid).items()
@@ -508,6 +509,7 @@ class Engine:
             self._timers.plan(watch, NEVER)
             self._reporter.established(uuid, None, now)
             self._impairments.unbar(uuid, now)
+        self._phases.forget(uuid)
         self._attaching.forget(uuid)
         self._correlation.forget(uuid)
         self._reporter.close(uuid, reason, keep)

@@ -105,8 +105,9 @@ class Monitor:
     """Keeps one VM's session and health, and says which faults its state means.
 
     ``open_faults`` are those that an earlier process left open (name -> severity): they go on
-    until this one has seen for itself. ``random`` gives challenges; ``phase`` (0 ... 1) spreads
-    the first challenges of many VMs over the interval.
+    until this one has seen for itself. ``random`` gives challenges; ``phase`` (0 ... 1) is the part
+    of each interval at whose end this VM is challenged, by the clock (`phases`); None is whichever
+    its session begins with.
     """
 
     __slots__ = (
@@ -116,6 +117,7 @@ class Monitor:
         "_due",
         "_events",
         "_heard",
+        "_in_step",
         "_next_challenge",
         "_open",
         "_phase",
@@ -149,7 +151,7 @@ class Monitor:
         policy: Policy,
         settings: Settings,
         random: Callable[[], int],
-        phase: float = 0.0,
+        phase: float | None = None,
         open_faults: Mapping[str, Severity] | None = None,
     ) -> None:
         self.uuid = uuid
@@ -180,6 +182,8 @@ class Monitor:
         self._session = Session(random, policy.interval, policy.timeout, caps)
         self._connected = False
         self._next_challenge = math.inf
+        #: The next challenge is where the phase has it.
+        self._in_step = False
         self._probes = 0
         self._postponed = False
         self._sent = 0.0
@@ -255,6 +259,7 @@ class Monitor:
         elif not self._postponed:
             # Only once between two answers: a channel that flaps must not delay the verdict.
             self._postponed = True
+            self._in_step = False
             if self.health is Health.PAUSED or self.counters.beats or self.counters.misses:
                 self._next_challenge = max(self._next_challenge, _on_grid(now + PROBE_DELAY))
             else:
@@ -444,7 +449,9 @@ class Monitor:
         self._session.withdraw()
         if self.health is Health.PAUSED:
             return
-        self._next_challenge = _on_grid(now + PROBE_DELAY + self._phase * self.policy.interval)
+        spread = (self._phase or 0.0) * self.policy.interval
+        self._next_challenge = _on_grid(now + PROBE_DELAY + spread)
+        self._in_step = False
 
     def _challenge(self, now: float, stretch: float = 1.0) -> float:
         """Asks, if there is somebody to ask, and returns when that counts as missed."""
@@ -477,6 +484,15 @@ class Monitor:
         self._sent = now
         self._next_challenge = _on_grid(now + max(PROBE_DELAY, self._pace()[0]))
 
+    def _fall_into_step(self) -> None:
+        """Has the next challenge come as much sooner as it takes to be where the phase has it."""
+        self._in_step = True
+        if self._phase is None:
+            return
+        period = self._pace()[0]
+        rounds = math.floor(self._next_challenge / period - self._phase + 1e-6)
+        self._next_challenge = round((rounds + self._phase) * period / TICK) * TICK
+
     # -- what the guest said ----------------------------------------------------------------
 
     def _on_opened(self, event: Opened, now: float) -> None:
@@ -488,6 +504,7 @@ class Monitor:
         asked = self._due
         # Acknowledgement and first challenge go out together, as the published ends do.
         self._next_challenge = _on_grid(now)
+        self._in_step = False
         due = self._challenge(now)
         if not self.established:
             due = max(due, now + FIRST_ANSWER)
@@ -520,10 +537,8 @@ class Monitor:
         self._take_busy(answer, now)
         if answer.match is Match.CURRENT:
             self._on_beat(now)
-            if self.health is Health.ESTABLISHING:
-                # Many guests notice a new engine at once; from here on they are spread again.
-                early = self._phase * self._pace()[0]
-                self._next_challenge = _on_grid(self._next_challenge - early)
+            if not self._in_step:
+                self._fall_into_step()
             self._detector.beat(self.checks.sick)
 
     def _on_beat(self, now: float) -> None:
@@ -555,7 +570,7 @@ class Monitor:
             return False
         if self.audits is not None and self.audits.deadline < math.inf:
             return False
-        return self.checks.well and self.conduct.news_at == math.inf
+        return self._in_step and self.checks.well and self.conduct.news_at == math.inf
 
     @property
     def _must_establish(self) -> bool:

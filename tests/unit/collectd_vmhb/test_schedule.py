@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +75,39 @@ def test_guests_that_all_notice_a_new_engine_at_once_are_spread_over_the_interva
     host.run(until=10.0)
     crowds = [count for at, count in host.sent.items() if at > 2 * POLICY.interval]
     assert max(crowds) <= 2 * VMS * TICK / POLICY.interval
+
+
+def challenged(monitor: Monitor, now: float) -> bool:
+    """Ticks; answers at once and tells of it if the guest was asked for that."""
+    monitor.tick(now)
+    asked = re.search(rb'"heartbeat_challenge":(\d+)', monitor.data_to_send())
+    if asked:
+        answer = {**ANSWER, "heartbeat_response": int(asked[1])}
+        monitor.receive(json.dumps(answer).encode() + b"\n", now)
+    return bool(asked)
+
+
+@pytest.mark.parametrize("interval", [0.25, 1.0, 3.0])
+def test_vms_of_one_phase_share_wake_ups_whenever_their_agents_begin(interval: float) -> None:
+    numbers = itertools.count(1)
+    policy = replace(POLICY, interval=interval, timeout=interval / 2)
+    monitors = []
+    for began in (100.0, 100.123, 107.77, 131.4142):
+        monitor = Monitor("vm", policy, Settings(), lambda: next(numbers), phase=0.37)
+        monitor.start(began, POLICY.grace_period, expected=False)
+        monitor.connected(began)
+        monitor.receive(INIT, began)
+        assert challenged(monitor, began)
+        monitors.append(monitor)
+    # An agent that starts anew falls back into step, though its VM was healthy all the time.
+    monitors[0].receive(INIT, 132.01)
+    assert challenged(monitors[0], 132.01)
+    for monitor in monitors:
+        while monitor.deadline < 200.0:
+            challenged(monitor, monitor.deadline)
+    assert max(m.deadline for m in monitors) - min(m.deadline for m in monitors) < 0.001
+    in_interval = monitors[0].deadline % interval / interval
+    assert in_interval == pytest.approx(0.37, abs=TICK / interval)
 
 
 def test_guests_that_an_earlier_engine_knew_are_asked_at_once_and_silence_is_no_miss() -> None:
