@@ -7,6 +7,7 @@ All values of each VM are read every READ seconds and sent over the network plug
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.goals import part
-from bench.process import REPOSITORY, Child, guests
+from bench.process import REPOSITORY, SUBJECTS, Child, guests
 from bench.subject import MISSES, SPECS, TIMEOUT, domain_xml, number_of
 from collectd_vmhb.control import ControlError, ask
 
@@ -82,6 +83,7 @@ class Daemon:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        os.sched_setaffinity(self._process.pid, {SUBJECTS})
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,9 @@ from bench.subject import INTERVAL, MISSES, TIMEOUT, phase
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLOOR = REPOSITORY / ".lab/build/bench/floor"
 TICK = 0.01
+#: A guest that is woken must not take the processor of who wakes it: QEMU has others.
+_PROCESSORS = sorted(os.sched_getaffinity(0))
+SUBJECTS, GUESTS = _PROCESSORS[0], _PROCESSORS[-1]
 
 #: Of each guest, when it was challenged and how long the answer took, NaN: none came; seconds.
 Exchanges = dict[int, list[tuple[float, float]]]
@@ -37,10 +41,12 @@ def build_floor() -> None:
 class Child:
     """A process that answers orders on its standard input with lines of JSON."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], processor: int | None = None) -> None:
         self._process = subprocess.Popen(
             command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        if processor is not None:
+            os.sched_setaffinity(self._process.pid, {processor})
 
     def tell(self, text: str) -> None:
         """Sends lines that are not answered."""
@@ -77,7 +83,7 @@ class Child:
 
 def guests(directory: Path, count: int) -> Child:
     """Starts stand-in guests; returns when they listen."""
-    child = Child([sys.executable, "-m", "bench.guests", str(directory), str(count)])
+    child = Child([sys.executable, "-m", "bench.guests", str(directory), str(count)], GUESTS)
     child.line()
     return child
 
@@ -95,12 +101,12 @@ class Run:
         here = Path(self._directory.name)
         self._guests = guests(here, self._count)
         if self._subject == "floor":
-            self._watcher = Child([str(FLOOR), str(here), str(self._count)])
+            self._watcher = Child([str(FLOOR), str(here), str(self._count)], SUBJECTS)
             self._watcher.tell("\n".join(str(phase(number)) for number in range(self._count)))
         else:
             module = f"bench.{self._subject}"
             command = [sys.executable, "-m", module, str(here), str(self._count), *self._more]
-            self._watcher = Child(command)
+            self._watcher = Child(command, SUBJECTS)
         return self
 
     def __exit__(self, *error: object) -> None:
