@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds what the lab's guests boot: Debian's cloud kernel and an initramfs of ours.
 
-Four flavours: `sh` is busybox with guest/sh/vmhb-guest.sh, `c` the same with guest/c/vmhb-guest.c;
+Five flavours: `sh` is busybox with guest/sh/vmhb-guest.sh, `c` the same with guest/c/vmhb-guest.c;
 `python` adds Debian's Python with pyserial and guest/vmhb_guest, and `systemd` starts that one by
-Debian's systemd and udev. None needs a disk or a network. image_files/ has what else is in each.
+Debian's systemd and udev; `qemu-ga` is `c` with QEMU's guest agent besides. None needs a disk or a
+network. image_files/ has what else is in each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from tests.lab import systemd_files
 from tests.lab.cpio import Archive
-from tests.lab.layout import CACHE, KERNEL, ROOT, LabError, require
+from tests.lab.layout import CACHE, KERNEL, QEMU_GA, ROOT, LabError, require
 
 #: Flavour -> the parts of image_files that it has.
 FLAVOURS = {
@@ -27,6 +28,7 @@ FLAVOURS = {
     "c": ("both", "c"),
     "python": ("both", "python"),
     "systemd": ("both", "python", "systemd"),
+    "qemu-ga": ("both", "c"),
 }
 #: What most guests are.
 USUAL = ("sh", "python")
@@ -109,9 +111,14 @@ def _sources(flavour: str) -> Iterator[_Source]:
         )
     for part in FLAVOURS[flavour]:
         yield from _tree(_FILES / part, "/")
-    if flavour == "sh":
+    if flavour == "qemu-ga":
+        program = require(QEMU_GA / "usr/sbin/qemu-ga")
+        yield _Source(program, "/usr/sbin/qemu-ga")
+        for library in _libraries(program):
+            yield _Source(library, str(library))
+    if "sh" in FLAVOURS[flavour]:
         yield from _tree(ROOT / "guest" / "sh", "/usr/share/vmhb-guest")
-    elif flavour == "c":
+    elif "c" in FLAVOURS[flavour]:
         yield _Source(_compiled(ROOT / "guest" / "c" / "vmhb-guest.c"), "/usr/bin/vmhb-guest")
     else:
         yield from _python()
