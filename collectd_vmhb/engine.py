@@ -686,9 +686,7 @@ class Engine:
         reprieve = watch.reprieve or Reprieve()
         if reprieve.heard(now):
             self._note_missing(watch, now)
-        for event in watch.monitor.events():
-            if isinstance(event, FaultRaised):
-                event = watch.with_evidence(event, self._settings.evidence_text, now)
+        for event in watch.events(self._settings.evidence_text, now):
             if not reprieve.holds(event, now):
                 self._report_unless_mass(watch, event, now)
         loss = reprieve.due(now)

@@ -15,7 +15,7 @@ import enum
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from collectd_vmhb.settings import EvidenceText
@@ -249,21 +249,26 @@ class _Moves:
 # -- what goes with a fault -----------------------------------------------------------------
 
 
-def attach(
-    fault: FaultRaised,
-    exchanges: Sequence[tuple[float, float]],
-    state: str,
-    finding: Finding,
-    text: EvidenceText,
-    now: float,
-) -> FaultRaised:
-    """Adds to a fault of a VM what is known of its last exchanges and of its domain."""
-    details = {**fault.details, "domain": state}
+def of_exchanges(exchanges: Sequence[tuple[float, float]], now: float) -> dict[str, str]:
+    """Returns what the last exchanges are as evidence; the same for all faults of a moment."""
+    details = {}
     if exchanges:
         details["exchanges"] = in_short(exchanges, now)
     rtts = [rtt * 1000 for _, rtt in exchanges if not math.isnan(rtt)]
     if rtts:
         details["rtt_ms"] = f"{min(rtts):.1f}/{statistics.median(rtts):.1f}/{max(rtts):.1f}"
+    return details
+
+
+def attach(
+    fault: FaultRaised,
+    exchanges: Mapping[str, str],
+    state: str,
+    finding: Finding,
+    text: EvidenceText,
+) -> FaultRaised:
+    """Adds to a fault of a VM what is known of its exchanges (`of_exchanges`) and its domain."""
+    details = {**fault.details, "domain": state, **exchanges}
     words = told(fault.guest_text, text)
     if words:
         details["guest_text"] = words

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from collectd_vmhb.verdict import CHECK_PREFIX, FaultCleared, FaultEvent, FaultRaised, Severity
 
@@ -19,9 +19,11 @@ from collectd_vmhb.verdict import CHECK_PREFIX, FaultCleared, FaultEvent, FaultR
 RECOVERED = "recovered"
 
 
-@dataclass(frozen=True)
-class Incident:
-    """One open fault; ``since`` is Unix time, ``raised`` the monotonic time we learned of it."""
+class Incident(NamedTuple):
+    """One open fault; ``since`` is Unix time, ``raised`` the monotonic time we learned of it.
+
+    A tuple, as a hostile guest opens as many as it may.
+    """
 
     id: str
     uuid: str
@@ -136,8 +138,7 @@ class Incidents:
         return incident
 
     def _change(self, known: Incident, event: FaultRaised, now: float) -> Incident:
-        incident = replace(
-            known,
+        incident = known._replace(
             severity=event.severity,
             text=event.text,
             reason=event.reason,

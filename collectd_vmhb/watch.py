@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collectd_vmhb.channel import Channel
 from collectd_vmhb.domain import Domain
-from collectd_vmhb.evidence import Doubt, attach
+from collectd_vmhb.evidence import Doubt, attach, of_exchanges
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.reprieve import Reprieve
 from collectd_vmhb.settings import EvidenceText
 from collectd_vmhb.timers import NEVER
 from collectd_vmhb.usage import Usage
-from collectd_vmhb.verdict import FaultRaised
+from collectd_vmhb.verdict import FaultEvent, FaultRaised
 
 
 class Watch:
@@ -88,13 +88,16 @@ class Watch:
         if self.doubt is not None:
             self.doubt.take(usage)
 
-    def with_evidence(self, fault: FaultRaised, text: EvidenceText, now: float) -> FaultRaised:
-        """Adds to a fault what is known of the VM's last exchanges and of its domain."""
-        return attach(
-            fault,
-            self.monitor.history.exchanges(),
-            self.domain.state.value,
-            (self.doubt or Doubt()).finding(now),
-            text,
-            now,
-        )
+    def events(self, text: EvidenceText, now: float) -> list[FaultEvent]:
+        """Returns the monitor's news; with each fault what is known of exchanges and domain."""
+        news = self.monitor.events()
+        if not news:
+            return []
+        exchanges = of_exchanges(self.monitor.history.exchanges(), now)
+        state, finding = self.domain.state.value, (self.doubt or Doubt()).finding(now)
+        return [
+            attach(event, exchanges, state, finding, text)
+            if isinstance(event, FaultRaised)
+            else event
+            for event in news
+        ]

@@ -155,7 +155,8 @@ def test_a_lost_heartbeat_carries_what_is_described() -> None:
     fault = verdict.FaultRaised("vm", verdict.HEARTBEAT_LOST, verdict.Severity.FAILURE, "", 0, "")
     finding = evidence.Finding(evidence.Reading.HUNG, "")
     fault = replace(fault, guest_text="words")
-    carried = evidence.attach(fault, [(0.0, 0.1)], "", finding, EvidenceText.FULL, 1.0).details
+    exchanges = evidence.of_exchanges([(0.0, 0.1)], 1.0)
+    carried = evidence.attach(fault, exchanges, "", finding, EvidenceText.FULL).details
     described = {row[0] for row in rows(section(OPERATIONS, "Evidence"))}
     assert described >= carried.keys()
 

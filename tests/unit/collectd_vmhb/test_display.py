@@ -155,7 +155,7 @@ def test_the_table_of_all_vms_tells_the_reason_of_a_maintenance_once() -> None:
 def test_what_was_measured_is_told_and_decides_what_to_do_next() -> None:
     peer = lost()
     evidence = {"reading": "hung", "measured": "its vCPU ran 3.9 s"}
-    incident = replace(LOST, details=evidence)
+    incident = LOST._replace(details=evidence)
     eyes = Eyes(peer.now, WALL)
     faults = eyes.faults([incident], [])[UUID]
 
@@ -185,7 +185,7 @@ def test_a_check_is_shown_with_the_guests_words_which_never_leave_this_host() ->
     check.update(perfdata="")
     peer.answer(vmhb={"checks": [{**check, "since_ms": 0, "duration_ms": 1}], "more": False})
     assert "  app: critical  no reply from :8080" in account(peer)
-    incident = replace(LOST, name="check.app", text="health check app is critical")
+    incident = LOST._replace(name="check.app", text="health check app is critical")
     assert "next: ask the VM's owner" in account(peer, incident)
 
 
@@ -267,7 +267,7 @@ def test_busy_and_audits_are_shown_where_one_looks() -> None:
     (asked,) = [message for message in peer.said if message["msg_type"] == "audit"]
     found = [{**check, "text": "port 5432: refused"}]
     result = {"version": 3, "msg_type": "audit_result", "id": asked["id"], "outcome": "done"}
-    failed = replace(LOST, name="check.app", text="health check app is critical")
+    failed = LOST._replace(name="check.app", text="health check app is critical")
     assert "audit: running" in account(peer, failed)
     peer.say(json.dumps({**result, "checks": found}).encode() + b"\n")
     assert "unhealthy, busy" in status(peer)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collectd_vmhb import display, evidence
-from collectd_vmhb.evidence import Doubt, Reading, attach, judge, told
+from collectd_vmhb.evidence import Doubt, Reading, attach, judge, of_exchanges, told
 from collectd_vmhb.settings import EvidenceText
 from collectd_vmhb.usage import Disks, Usage, Vcpu
 from collectd_vmhb.verdict import FaultRaised, Health, Severity
@@ -264,9 +264,9 @@ CHECK = FaultRaised(
 def attached(
     fault: FaultRaised, text: EvidenceText = EvidenceText.NONE, last: Usage = FIRST
 ) -> FaultRaised:
-    exchanges = [(AT - 2.0, 0.0016), (AT - 1.0, 0.0024), (AT, math.nan)]
+    exchanges = of_exchanges([(AT - 2.0, 0.0016), (AT - 1.0, 0.0024), (AT, math.nan)], AT + WINDOW)
     finding = judge(FIRST, last, 0.0, AT + WINDOW)
-    return attach(fault, exchanges, "running", finding, text, AT + WINDOW)
+    return attach(fault, exchanges, "running", finding, text)
 
 
 def test_a_lost_heartbeat_carries_its_exchanges_its_domain_and_the_reading() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -73,25 +72,25 @@ def test_a_clock_that_went_back_makes_no_negative_duration() -> None:
 
 
 def test_a_vm_without_a_name_is_called_by_its_uuid_and_the_host_by_none() -> None:
-    assert fault_note(replace(LOST, instance=""), 0.0).message.startswith(f"VM {UUID}: ")
-    host = replace(LOST, uuid="", instance="", name="engine-impaired", text="libvirt is away")
+    assert fault_note(LOST._replace(instance=""), 0.0).message.startswith(f"VM {UUID}: ")
+    host = LOST._replace(uuid="", instance="", name="engine-impaired", text="libvirt is away")
     assert fault_note(host, 0.0).message == "this host: libvirt is away"
     assert fault_note(host, 0.0).plugin_instance == ""
 
 
 def test_a_vms_name_cannot_write_lines_of_its_own_into_a_log() -> None:
-    note = fault_note(replace(LOST, instance="a\nvmhb: all is well\u202e"), 0.0)
+    note = fault_note(LOST._replace(instance="a\nvmhb: all is well\u202e"), 0.0)
     assert note.message.isprintable()
 
 
 @pytest.mark.parametrize("text", ["é" * 300, "€" * 300, "😀" * 300, "a" + "é" * 300])
 def test_what_collectd_would_cut_is_cut_on_a_character(text: str) -> None:
-    for note in (fault_note(replace(LOST, text=text), 0.0), ended_note(Ended(LOST, text), 0.0)):
+    for note in (fault_note(LOST._replace(text=text), 0.0), ended_note(Ended(LOST, text), 0.0)):
         assert MESSAGE_MAX - 3 <= len(note.message.encode()) <= MESSAGE_MAX
         assert "\ufffd" not in note.message
-    named = fault_note(replace(LOST, instance=text), 0.0)
+    named = fault_note(LOST._replace(instance=text), 0.0)
     assert len(named.message.encode()) <= MESSAGE_MAX
-    assert len(fault_note(replace(LOST, name=text), 0.0).type_instance.encode()) <= NAME_MAX
+    assert len(fault_note(LOST._replace(name=text), 0.0).type_instance.encode()) <= NAME_MAX
 
 
 @given(st.text(st.characters(codec=None)), st.integers(0, 300))
@@ -105,7 +104,7 @@ def test_a_cut_text_fits_and_is_what_was_there(text: str, limit: int) -> None:
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, [0]), (1, [1]), (20, [20]), (41, [20, 20, 1])])
 def test_a_handshake_lists_every_incident_in_numbered_parts(count: int, sizes: list[int]) -> None:
-    incidents = [replace(LOST, id=f"6ba7b810-9dad-41d1-80b4-{n:012d}") for n in range(count)]
+    incidents = [LOST._replace(id=f"6ba7b810-9dad-41d1-80b4-{n:012d}") for n in range(count)]
     notes = handshake_notes(incidents, "h-1", 5.0)
     assert {note.meta["handshake"] for note in notes} == {"h-1"}
     assert {note.type_instance for note in notes} == {"open-faults"}
@@ -153,6 +152,6 @@ def test_the_engine_counts_vms_by_health_and_itself() -> None:
 
 def test_evidence_leaves_out_the_longest_until_it_fits() -> None:
     details = {"reading": "hung", "measured": "x" * 300, "guest_text": "\u20ac" * 200}
-    evidence = str(fault_note(replace(LOST, details=details), 0.0).meta["evidence"])
+    evidence = str(fault_note(LOST._replace(details=details), 0.0).meta["evidence"])
     assert len(evidence) <= EVIDENCE_MAX
     assert json.loads(evidence) == {"reading": "hung", "measured": "x" * 300}
