@@ -52,7 +52,8 @@ def main() -> int:
         while (left := until - time.monotonic()) > 0:
             soak.run(min(SAID, left))
             done = (time.monotonic() - began) / 60
-            print(f"{done:6.1f} min  {ledger.verdict()}", flush=True)
+            memory = soak.usage.figures["memory"][-1] / 1024
+            print(f"{done:6.1f} min  {ledger.verdict()}  {memory:.1f} MiB", flush=True)
         soak.settle()
         errors = host.errors()
     verdict = judge(soak, ledger, errors, since=began + warm_up(60 * wanted.minutes))
