@@ -63,7 +63,7 @@ def _with_hung(run: Run, before: dict[str, float], seconds: float) -> dict[str, 
         figures["declared_p99_ms"] = part(errors, 0.99) * 1e3
     return figures | {
         "hung_rtt": change(before["rtt_p50_us"], others["rtt_p50_us"], 1000),
-        "hung_late": change(before["late_p99_ms"], others["late_p99_ms"], 1),
+        "hung_late": change(before["late_usual_ms"], others["late_usual_ms"], 1),
     }
 
 
