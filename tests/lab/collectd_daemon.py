@@ -40,12 +40,16 @@ LoadPlugin unixsock
 LoadPlugin python
 <Plugin python>
   ModulePath "/run/collectd/modules"
-  ModulePath "{site_packages}"
   LogTraces true
   Import "recorder"
   <Module recorder>
     Path "/run/collectd/notifications.jsonl"
   </Module>
+</Plugin>
+"""
+_PRODUCT = """\
+<Plugin python>
+  ModulePath "{site_packages}"
 </Plugin>
 """
 
@@ -89,11 +93,24 @@ class Collectd:
     def start(self, conf: str = "", timeout: float = 15.0, interval: float = 1.0) -> None:
         """Start it with `conf` appended to what the lab needs; return when its socket answers.
 
-        `interval` is that of its reads in seconds.
+        `conf` may import the product's modules. `interval` is that of its reads in seconds.
         """
         if self.pid:
             raise LabError(f"collectd runs already on {self._node.hostname}: pid {self.pid}")
-        self._write(conf, interval)
+        (site_packages,) = require(NODE_VENV).glob("lib/python3.*/site-packages")
+        self.configure(_PRODUCT.format(site_packages=site_packages) + conf, interval)
+        self.run(timeout)
+
+    def configure(self, conf: str, interval: float = 1.0) -> None:
+        """Write its configuration, for run(): `conf` appended to what the lab needs."""
+        (self.directory / "modules").mkdir(parents=True, exist_ok=True)
+        # Alone in its directory: collectd's Python must not find the lab's other modules.
+        shutil.copy(Path(__file__).parent / "recorder.py", self.directory / "modules")
+        lab = _CONF.format(hostname=self._node.hostname, interval=interval)
+        (self.directory / "collectd.conf").write_text(lab + conf)
+
+    def run(self, timeout: float = 15.0) -> None:
+        """Start it with the configuration that is there; return when its socket answers."""
         argv = self._node.command("/usr/sbin/collectd", "-f", "-C", "/run/collectd/collectd.conf")
         output = self.directory / "collectd.out"
         daemon = processes.spawn(argv, output)
@@ -151,16 +168,6 @@ class Collectd:
                 seen = [(row["type_instance"], row["severity"], row["message"]) for row in rows]
                 raise LabError(f"no such notification within {timeout:g} s; there were {seen}")
             time.sleep(0.02)
-
-    def _write(self, conf: str, interval: float) -> None:
-        (site_packages,) = require(NODE_VENV).glob("lib/python3.*/site-packages")
-        (self.directory / "modules").mkdir(parents=True, exist_ok=True)
-        # Alone in its directory: collectd's Python must not find the lab's other modules.
-        shutil.copy(Path(__file__).parent / "recorder.py", self.directory / "modules")
-        settings = {"hostname": self._node.hostname, "site_packages": site_packages}
-        (self.directory / "collectd.conf").write_text(
-            _CONF.format(**settings, interval=interval) + conf
-        )
 
     @property
     def _socket(self) -> Path:

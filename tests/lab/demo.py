@@ -15,7 +15,7 @@ from tests.lab.collectd_daemon import Row
 from tests.lab.guest import CHANNEL, Guest
 from tests.lab.lab import Lab
 from tests.lab.layout import RUN, LabError
-from tests.lab.product import stanza
+from tests.lab.rollout import roll_out
 
 INTERVAL, TIMEOUT, MISSES = 1.0, 0.9, 5
 #: Instead of 30 s, so that the alarm of a short demonstration may go soon.
@@ -30,16 +30,15 @@ class Demo:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._began = time.monotonic()
-        self._collectd = lab.node.collectd if hasattr(lab, "node") else None
 
     def bring_up(self) -> None:
-        """Start everything real: libvirtd, RabbitMQ, Vitrage, collectd with both plugins."""
+        """Start everything real: libvirtd, RabbitMQ, Vitrage, and collectd with what is ours."""
         print(
             "Starting a private compute node, RabbitMQ and Vitrage (nothing of this host is used)"
         )
-        self._lab.up(lambda part, seconds: print(f"  {part:18} {seconds:.1f} s", flush=True))
-        self._lab.node.collectd.start(stanza(self._lab, HoldDown=HOLD_DOWN))
-        print("  collectd           with collectd_vmhb and vitrage_notifier")
+        self._lab.up(_say_part)
+        print("Rolling the product out to them with its Ansible roles")
+        roll_out(self._lab, _say_part, HoldDown=HOLD_DOWN)
 
     def play(self) -> None:
         """Tell the whole story; LabError where it does not come out as documented."""
@@ -161,6 +160,10 @@ class Demo:
             time.sleep(0.1)
 
 
+def _say_part(part: str, seconds: float) -> None:
+    print(f"  {part:18} {seconds:.1f} s", flush=True)
+
+
 _OKAY = 4
 _COLUMNS = ("-c", "Name", "-c", "Resource Type", "-c", "Resource ID", "-c", "Severity")
 
@@ -173,7 +176,7 @@ def main() -> int:
     parser.add_argument("command", nargs="?", choices=["up", "down"], default="up")
     parser.add_argument("--keep", action="store_true", help="leave everything running in the end")
     arguments = parser.parse_args()
-    lab = Lab()
+    lab = Lab(bare=True)
     if arguments.command == "down":
         lab.down()
         print("everything that script/demo started is gone; rm -r .lab also removes what it set up")

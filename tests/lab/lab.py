@@ -16,7 +16,7 @@ from typing import Any, Callable, TextIO
 from tests.lab import image, processes
 from tests.lab.broker import Broker, BrokerError
 from tests.lab.guest import Guest
-from tests.lab.layout import NODE_VENV, RUN, LabError
+from tests.lab.layout import INSTALLED, NODE_VENV, RUN, LabError
 from tests.lab.node import Node
 from tests.lab.vitrage import Vitrage
 
@@ -26,13 +26,16 @@ Say = Callable[[str, float], None]
 class Lab:
     """Everything below `directory`; up() makes it, down() leaves nothing of it.
 
-    Another process sees the same lab through attach(), as long as down() was not called.
+    Another process sees the same lab through attach(), as long as down() was not called. A `bare`
+    one is as an operator has it before: its Vitrage does not know of collectd, and the product is
+    for roll_out() to install.
     """
 
     vitrage: Vitrage
 
-    def __init__(self, directory: Path = RUN) -> None:
+    def __init__(self, directory: Path = RUN, *, bare: bool = False) -> None:
         self.directory = directory
+        self._bare = bare
         self.node = Node(directory / "compute-0")
         self.guests: dict[str, Guest] = {}  # by display name
         self._broker: Broker | None = None
@@ -110,6 +113,9 @@ class Lab:
         self.directory.mkdir(parents=True)
         self._broker = broker = Broker(self.directory / "broker")
         self.vitrage = Vitrage(self.directory / "vitrage", broker.url)
+        if self._bare:
+            self.vitrage.datasources = "nova.host,nova.instance,nova.zone,static"
+            self.vitrage.collectd_conf = self.vitrage.directory / "collectd_conf.yaml"
         with ThreadPoolExecutor() as pool:
             parts = [
                 pool.submit(self._bring_up_bus, broker, say),
@@ -122,14 +128,14 @@ class Lab:
 
     def _bring_up_bus(self, broker: Broker, say: Say) -> None:
         try:
-            _timed(say, "RabbitMQ", broker.start)
+            timed(say, "RabbitMQ", broker.start)
         except BrokerError as error:
             raise LabError(str(error)) from error
-        _timed(say, "Vitrage", self.vitrage.start)
+        timed(say, "Vitrage", self.vitrage.start)
 
     def _bring_up_node(self, say: Say) -> None:
-        _timed(say, "guest images", lambda: [image.build(each) for each in image.USUAL])
-        _timed(say, "compute node", self.node.start)
+        timed(say, "guest images", lambda: [image.build(each) for each in image.USUAL])
+        timed(say, "compute node", self.node.start)
 
     def _take_lock(self) -> None:
         self.directory.parent.mkdir(parents=True, exist_ok=True)
@@ -161,11 +167,12 @@ class Lab:
     def _write_programs(self) -> None:
         """Make bin/ with the commands that one wants for a look around."""
         inside = shlex.join(self.node.command())
+        vmhb = INSTALLED / "current" / "bin" / "vmhb" if self._bare else NODE_VENV / "bin" / "vmhb"
         vitrage = shlex.join(f"{name}={value}" for name, value in self.vitrage.cli_env().items())
         programs = {
             "virsh": f"exec virsh -c '{self.node.uri}' \"$@\"",
             "vitrage": f'exec env {vitrage} {shlex.join(self.vitrage.cli_argv())} "$@"',
-            "vmhb": f'exec {inside} {NODE_VENV}/bin/python -m collectd_vmhb.cli "$@"',
+            "vmhb": f'exec {inside} {vmhb} "$@"',
             "on-node": f'exec {inside} "${{@:-bash}}"',
         }
         (self.directory / "bin").mkdir()
@@ -175,7 +182,8 @@ class Lab:
             program.chmod(0o755)
 
 
-def _timed(say: Say, part: str, bring_up: Callable[[], object]) -> None:
+def timed(say: Say, part: str, bring_up: Callable[[], object]) -> None:
+    """Tell `say` of a part and the seconds that bringing it up took."""
     started = time.monotonic()
     bring_up()
     say(part, time.monotonic() - started)

@@ -43,7 +43,7 @@ paste_config = {etc}/api-paste.ini
 [database]
 connection = sqlite:///{directory}/vitrage.sqlite
 [datasources]
-types = nova.host,nova.instance,nova.zone,static,collectd
+types = {datasources}
 snapshots_interval = {snapshots_interval}
 [static]
 directory = {directory}/static
@@ -92,6 +92,7 @@ class Vitrage:
         self.hosts: tuple[str, ...] = ()
         #: Appended to vitrage.conf; what is named there may lie below the repository.
         self.conf = ""
+        self.datasources = "nova.host,nova.instance,nova.zone,static,collectd"
         self.collectd_conf = COLLECTD_CONF
         self.endpoint = f"http://127.0.0.1:{self.port}"
         #: What graph was started with; empty: we did not start it.
@@ -140,6 +141,7 @@ class Vitrage:
             broker_url=self.broker_url,
             port=self.port,
             etc=require(VITRAGE_ETC),
+            datasources=self.datasources,
             snapshots_interval=self.snapshots_interval,
             collectd_conf=self.collectd_conf,
         )
