@@ -92,7 +92,7 @@ class Connection(ConnectionBase):
 
     def _pid(self) -> str:
         node = self.get_option("remote_addr")
-        # Where podman writes it, as default/create.yml has it.
+        # Where default/create.yml writes it.
         path = Path(self.get_option("pid_file") or f"/run/{node}.pid")
         try:
             return path.read_text().strip()
