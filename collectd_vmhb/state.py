@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class State:
     engine lacks both.
     """
 
-    incidents: list[dict[str, Any]] = field(default_factory=list)
+    incidents: Iterable[dict[str, Any]] = field(default_factory=list)
     established: dict[str, int] = field(default_factory=dict)
     maintenance: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: It was saved before this host booted: no VM runs on from then.
