@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 #: So many domains that wait for a look are compared all at once: when a thousand are destroyed, the
 #: look that tells of the next one must not wait for theirs.
 LOOKS_MAX = 50
+#: Of the first scan so many domains are told at a time: whom an earlier engine knew need not wait
+#: until a thousand others are read.
+AHEAD = 50
 #: Seconds between tries to reach libvirt; a look is tried again with the connection.
 RETRY = 1.0
 #: libvirt's keepalive: a daemon that does not answer 3 probes 5 s apart is gone.
@@ -187,6 +190,8 @@ class Hypervisor:
         #: Kinds of errors of our own that were logged.
         self._said: set[str] = set()
         self._away: str | None = None
+        #: All domains were told once.
+        self._scanned = False
         self._threads = [
             threading.Thread(target=target, name=f"vmhb-{name}", daemon=True)
             for name, target in (
@@ -376,7 +381,8 @@ class Hypervisor:
             conn.close()
 
     def _read_all(self, conn: libvirt.virConnect) -> Scanned:
-        domains, unreadable = [], set()
+        domains: list[Domain] = []
+        unreadable = set()
         refused: libvirt.libvirtError | None = None
         states = _states(conn)
         for handle in conn.listAllDomains():
@@ -393,9 +399,13 @@ class Hypervisor:
                 unreadable.add(handle.UUIDString())
             else:
                 domains.append(domain)
+                if not self._scanned and len(domains) % AHEAD == 0:
+                    for early in domains[-AHEAD:]:
+                        self._post(Looked(early.uuid, early))
         if refused is not None and not domains:
             raise refused
         self._unreadable &= unreadable
+        self._scanned = True
         return Scanned(tuple(domains), frozenset(unreadable))
 
     def _read_one(self, conn: libvirt.virConnect, uuid: str) -> Looked | None:
