@@ -32,8 +32,9 @@ class State:
 
     ``established`` maps an instance UUID to libvirt's domain id: a VM that answered in this very
     run is expected to answer an engine that comes back, though not before the Unix time in
-    ``forgiven``, as it boots. ``maintenance`` is what `Maintenance.dump` gives. A file of an older
-    engine lacks both.
+    ``forgiven``, as it boots. Of an engine that was stopped, who has waited longest for a challenge
+    comes first. ``maintenance`` is what `Maintenance.dump` gives. A file of an older engine lacks
+    it and ``forgiven``.
     """
 
     incidents: Iterable[dict[str, Any]] = field(default_factory=list)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
@@ -35,9 +35,9 @@ Found = TypeVar("Found")
 class Workers:
     """A hypervisor that runs, and what it has found."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Sequence[str] = ()) -> None:
         self.findings: list[Finding] = []
-        self.hypervisor = Hypervisor(URI, self.findings.append)
+        self.hypervisor = Hypervisor(URI, self.findings.append, first)
 
     def wait(self, kind: type[Found], wanted: Callable[[Found], bool], since: int = 0) -> Found:
         deadline = time.monotonic() + 5
@@ -87,6 +87,24 @@ def test_the_first_scan_tells_the_first_domains_before_it_has_read_the_last(
     assert told_at_each[many - 1] == 3 * AHEAD
     # What is told later is no news.
     assert max(told_at_each) == 3 * AHEAD
+
+
+def test_who_has_waited_longest_is_read_first() -> None:
+    xml = (
+        "<domain type='test'><name>{0}</name><uuid>{0}</uuid><memory>1</memory>"
+        "<os><type>hvm</type></os></domain>"
+    )
+    uuids = [f"6ba7b810-9dad-41d1-80b4-00000000000{number}" for number in range(5)]
+    with contextlib.closing(libvirt.open(URI)) as conn:
+        domains = [conn.createXML(xml.format(uuid)) for uuid in uuids]
+        workers = Workers([uuids[3], "gone meanwhile", uuids[0], uuids[4]])
+        workers.hypervisor.start()
+        found = workers.wait(Scanned, lambda found: True).domains
+        workers.hypervisor.stop()
+        for domain in domains:
+            domain.destroy()
+    assert [domain.uuid for domain in found[:3]] == [uuids[3], uuids[0], uuids[4]]
+    assert {domain.uuid for domain in found[3:]} == {UUID, uuids[1], uuids[2]}
 
 
 def test_very_many_looks_are_one_look_at_all(

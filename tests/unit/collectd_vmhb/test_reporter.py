@@ -220,6 +220,14 @@ def test_without_faults_the_handshake_lists_nothing() -> None:
     assert world.heard[0].meta["incidents"] == "[]"
 
 
+def test_at_the_end_who_has_waited_longest_is_saved_first() -> None:
+    world = World()
+    for run, uuid in enumerate("abc"):
+        world.reporter.established(uuid, run, 0.0)
+    world.reporter.finish(0.0, first=["c", "never established", "a"])
+    assert list(world.saves[-1][1].established.items()) == [("c", 2), ("a", 0), ("b", 1)]
+
+
 def test_what_is_no_state_is_refused() -> None:
     with pytest.raises(ValueError, match="not a list of incidents"):
         World().reporter.load(State([{"id": "x"}]), 0.0)
