@@ -234,7 +234,8 @@ class Engine:
             self._turn_and_survive()
         for watch in self._watches.values():
             self._disconnect(watch)
-        self._reporter.finish(self._clock())
+        asked = {uuid: watch.monitor.asked_at for uuid, watch in self._watches.items()}
+        self._reporter.finish(self._clock(), first=sorted(asked, key=asked.__getitem__))
         self._poll.close()
         self._wakes.close()
         self._waker.close()

@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Union
 
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 #: So many domains that wait for a look are compared all at once: when a thousand are destroyed, the
 #: look that tells of the next one must not wait for theirs.
 LOOKS_MAX = 50
+#: Of the first scan so many domains are told at a time: whom an earlier engine knew need not wait
+#: until a thousand others are read.
+AHEAD = 50
 #: Seconds between tries to reach libvirt; a look is tried again with the connection.
 RETRY = 1.0
 #: libvirt's keepalive: a daemon that does not answer 3 probes 5 s apart is gone.
@@ -165,12 +168,16 @@ class _Job:
 class Hypervisor:
     """Reads domains and attaches channels for the engine; ``post`` takes the findings.
 
-    ``post`` is called from worker threads and must not block.
+    ``post`` is called from worker threads and must not block. The first scan begins with the
+    domains in ``first``, by UUID, in that order.
     """
 
-    def __init__(self, uri: str, post: Callable[[Finding], None]) -> None:
+    def __init__(
+        self, uri: str, post: Callable[[Finding], None], first: Sequence[str] = ()
+    ) -> None:
         self._uri = uri
         self._post = post
+        self._first = first
         self._stopping = threading.Event()
         self._looks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         #: What waits in `_looks` already; "" stands for a scan of all.
@@ -187,6 +194,8 @@ class Hypervisor:
         #: Kinds of errors of our own that were logged.
         self._said: set[str] = set()
         self._away: str | None = None
+        #: All domains were told once.
+        self._scanned = False
         self._threads = [
             threading.Thread(target=target, name=f"vmhb-{name}", daemon=True)
             for name, target in (
@@ -297,7 +306,7 @@ class Hypervisor:
             if len(self._waiting) >= LOOKS_MAX:
                 uuid = self._take_all_looks()
             try:
-                conn = self._reading()
+                conn = self._reading(whole=not uuid)
                 finding = self._read_one(conn, uuid) if uuid else self._read_all(conn)
                 if finding is not None:
                     self._post(finding)
@@ -319,7 +328,8 @@ class Hypervisor:
                 self._waiting.discard(uuid)
         return ""
 
-    def _reading(self) -> libvirt.virConnect:
+    def _reading(self, whole: bool) -> libvirt.virConnect:
+        """Returns the connection; if it is a new one, all domains are read, now if ``whole``."""
         if self._reader is not None and self._reader.isAlive() == 1:
             return self._reader
         self._close_reader()
@@ -336,7 +346,8 @@ class Hypervisor:
             self._away = None
         self._post(Reachable(None))
         # Whatever happened since the last connection told nobody.
-        self.scan()
+        if not whole:
+            self.scan()
         return conn
 
     def _register(self, conn: libvirt.virConnect) -> None:
@@ -376,10 +387,15 @@ class Hypervisor:
             conn.close()
 
     def _read_all(self, conn: libvirt.virConnect) -> Scanned:
-        domains, unreadable = [], set()
+        domains: list[Domain] = []
+        unreadable = set()
         refused: libvirt.libvirtError | None = None
         states = _states(conn)
-        for handle in conn.listAllDomains():
+        handles = conn.listAllDomains()
+        if not self._scanned:
+            turns = {uuid: turn for turn, uuid in enumerate(self._first)}
+            handles.sort(key=lambda handle: turns.get(handle.UUIDString(), len(turns)))
+        for handle in handles:
             try:
                 domain = self._read(handle, states.get(handle.UUIDString()))
             except libvirt.libvirtError as error:
@@ -393,9 +409,13 @@ class Hypervisor:
                 unreadable.add(handle.UUIDString())
             else:
                 domains.append(domain)
+                if not self._scanned and len(domains) % AHEAD == 0:
+                    for early in domains[-AHEAD:]:
+                        self._post(Looked(early.uuid, early))
         if refused is not None and not domains:
             raise refused
         self._unreadable &= unreadable
+        self._scanned = True
         return Scanned(tuple(domains), frozenset(unreadable))
 
     def _read_one(self, conn: libvirt.virConnect, uuid: str) -> Looked | None:

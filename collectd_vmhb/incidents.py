@@ -9,7 +9,7 @@ fault has been open for the hold-down time, so that a flapping VM makes one alar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,6 +44,19 @@ class Ended:
 
     incident: Incident
     reason: str
+
+
+class Dump:
+    """Incidents as JSON values, each made as it is come to: hostile guests make very many."""
+
+    def __init__(self, incidents: list[Incident]) -> None:
+        self._incidents = incidents
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for incident in self._incidents:
+            fields = incident._asdict()
+            del fields["raised"]
+            yield {**fields, "severity": incident.severity.value, "details": dict(incident.details)}
 
 
 #: With so many open incidents, the held ones included, no check of an instance makes another: a
@@ -188,25 +201,11 @@ class Incidents:
         del self._held[key]
         return self._change(self._open[key], event, now)
 
-    def dump(self) -> list[dict[str, Any]]:
+    def dump(self) -> Dump:
         """Returns the open incidents as JSON values, for `load` in a later process."""
-        return [
-            {
-                "id": i.id,
-                "uuid": i.uuid,
-                "name": i.name,
-                "severity": i.severity.value,
-                "text": i.text,
-                "since": i.since,
-                "reason": i.reason,
-                "details": dict(i.details),
-                "instance": i.instance,
-                "project": i.project,
-            }
-            for i in self._open.values()
-        ]
+        return Dump(self.open())
 
-    def load(self, dumped: list[dict[str, Any]], now: float, wall: float) -> None:
+    def load(self, dumped: Iterable[dict[str, Any]], now: float, wall: float) -> None:
         """Takes over what an earlier process left; raises ValueError for what is no dump."""
         try:
             incidents = [

@@ -351,6 +351,11 @@ class Monitor:
         return self._detector.health
 
     @property
+    def asked_at(self) -> float:
+        """When the last challenge was sent, or would have been; 0 before the first."""
+        return self._sent
+
+    @property
     def current_rtt(self) -> float:
         """Round trip of the last beat in seconds, NaN while nothing answers."""
         return self.rtt if self.health in ANSWERING else math.nan

@@ -285,7 +285,7 @@ class Plugin:
             policies=policy_file.first(),
         )
         self._policies = PolicyReader(policy_file, engine.post)
-        self._hypervisor = Hypervisor(settings.libvirt_uri, engine.post)
+        self._hypervisor = Hypervisor(settings.libvirt_uri, engine.post, list(state.established))
         self._engine = engine
         self._thread = threading.Thread(
             target=engine.run, args=(self._hypervisor,), name="vmhb-engine", daemon=True

@@ -12,7 +12,7 @@ import logging
 import math
 import uuid as uuids
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from collectd_vmhb.incidents import Ended, Incident, Incidents
@@ -169,8 +169,10 @@ class Reporter:
         for note in handshake_notes(told, _new_id(), self._wall()):
             self._say(note)
 
-    def finish(self, now: float) -> None:
-        """Has everything saved that is not, as the engine ends."""
+    def finish(self, now: float, first: Iterable[str]) -> None:
+        """Has everything saved that is not, as the engine ends; the next asks ``first`` first."""
+        in_turn = {uuid: self._runs[uuid] for uuid in first if uuid in self._runs}
+        self._runs = {**in_turn, **self._runs}
         self._changed = True
         self.turn(now)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ class State:
 
     ``established`` maps an instance UUID to libvirt's domain id: a VM that answered in this very
     run is expected to answer an engine that comes back, though not before the Unix time in
-    ``forgiven``, as it boots. ``maintenance`` is what `Maintenance.dump` gives. A file of an older
-    engine lacks both.
+    ``forgiven``, as it boots. Of an engine that was stopped, who has waited longest for a challenge
+    comes first. ``maintenance`` is what `Maintenance.dump` gives. A file of an older engine lacks
+    it and ``forgiven``.
     """
 
-    incidents: list[dict[str, Any]] = field(default_factory=list)
+    incidents: Iterable[dict[str, Any]] = field(default_factory=list)
     established: dict[str, int] = field(default_factory=dict)
     maintenance: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: It was saved before this host booted: no VM runs on from then.

@@ -76,12 +76,9 @@ class Engine(Shipped):
 
     def _save(self, number: int, state: State) -> None:
         now = time.monotonic()
-        # The newest are the last, and all the others were here before.
-        for incident in reversed(state.incidents):
-            if incident["id"] in self._known:
-                break
-            self._known.add(incident["id"])
-            if incident["name"] == HEARTBEAT_LOST:
+        for incident in state.incidents:
+            if incident["name"] == HEARTBEAT_LOST and incident["id"] not in self._known:
+                self._known.add(incident["id"])
                 self.losses.append((number_of(incident["uuid"]), now))
         self._saver.save(number, state)
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
@@ -16,7 +16,15 @@ import pytest
 
 from collectd_vmhb import hypervisor as module
 from collectd_vmhb.domain import Domain, DomainState
-from collectd_vmhb.hypervisor import ATTACHERS, Attached, Finding, Hypervisor, Looked, Scanned
+from collectd_vmhb.hypervisor import (
+    AHEAD,
+    ATTACHERS,
+    Attached,
+    Finding,
+    Hypervisor,
+    Looked,
+    Scanned,
+)
 
 URI = "test:///default"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"  # the one domain of that driver
@@ -27,9 +35,9 @@ Found = TypeVar("Found")
 class Workers:
     """A hypervisor that runs, and what it has found."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Sequence[str] = ()) -> None:
         self.findings: list[Finding] = []
-        self.hypervisor = Hypervisor(URI, self.findings.append)
+        self.hypervisor = Hypervisor(URI, self.findings.append, first)
 
     def wait(self, kind: type[Found], wanted: Callable[[Found], bool], since: int = 0) -> Found:
         deadline = time.monotonic() + 5
@@ -56,6 +64,47 @@ def test_domains_are_read_and_what_libvirt_refuses_is_passed_on(workers: Workers
     error = workers.wait(Attached, lambda found: True).error
     assert error is not None
     assert "not supported" in error
+
+
+def test_the_first_scan_tells_the_first_domains_before_it_has_read_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers, many = Workers(), 3 * AHEAD + 1
+    one = libvirt.virConnect.listAllDomains
+    told_at_each: list[int] = []
+
+    def read(domain: libvirt.virDomain, flags: int = 0) -> str:
+        told_at_each.append(len([found for found in workers.findings if isinstance(found, Looked)]))
+        return xml_of(domain, flags)
+
+    xml_of = libvirt.virDomain.XMLDesc
+    monkeypatch.setattr(libvirt.virConnect, "listAllDomains", lambda conn: one(conn) * many)
+    monkeypatch.setattr(libvirt.virDomain, "XMLDesc", read)
+    workers.hypervisor.start()
+    workers.wait(Scanned, lambda found: len(found.domains) == many)
+    workers.hypervisor.stop()
+    assert told_at_each[AHEAD] == AHEAD
+    assert told_at_each[many - 1] == 3 * AHEAD
+    # What is told later is no news.
+    assert max(told_at_each) == 3 * AHEAD
+
+
+def test_who_has_waited_longest_is_read_first() -> None:
+    xml = (
+        "<domain type='test'><name>{0}</name><uuid>{0}</uuid><memory>1</memory>"
+        "<os><type>hvm</type></os></domain>"
+    )
+    uuids = [f"6ba7b810-9dad-41d1-80b4-00000000000{number}" for number in range(5)]
+    with contextlib.closing(libvirt.open(URI)) as conn:
+        domains = [conn.createXML(xml.format(uuid)) for uuid in uuids]
+        workers = Workers([uuids[3], "gone meanwhile", uuids[0], uuids[4]])
+        workers.hypervisor.start()
+        found = workers.wait(Scanned, lambda found: True).domains
+        workers.hypervisor.stop()
+        for domain in domains:
+            domain.destroy()
+    assert [domain.uuid for domain in found[:3]] == [uuids[3], uuids[0], uuids[4]]
+    assert {domain.uuid for domain in found[3:]} == {UUID, uuids[1], uuids[2]}
 
 
 def test_very_many_looks_are_one_look_at_all(

@@ -134,8 +134,8 @@ def test_a_dump_survives_json_and_goes_on_as_the_same_incidents() -> None:
     before, after = incidents(), incidents()
     before.raised(raised(details={"beats": "3"}), "wéb", "p-1", 0.0, 1e9)
     before.raised(raised("", "engine-impaired", WARNING), "", "", 0.0, 1e9)
-    after.load(json.loads(json.dumps(before.dump())), now=500.0, wall=1e9)
-    assert after.dump() == before.dump()
+    after.load(json.loads(json.dumps(list(before.dump()))), now=500.0, wall=1e9)
+    assert list(after.dump()) == list(before.dump())
     assert after.raised(raised(), "wéb", "p-1", 501.0, 2e9) is None
     ended = after.cleared(cleared(), 500.0 + HOLD)
     assert ended is not None

@@ -155,7 +155,7 @@ def test_an_end_is_on_disk_before_it_is_told() -> None:
     world.disk_is_done()
     world.cleared()
     world.turn()
-    assert world.saves[-1][1].incidents == []
+    assert not list(world.saves[-1][1].incidents)
     assert len(world.heard) == 1
     world.disk_is_done()
     assert world.said() == [(LOST, "failure"), (LOST, "okay")]
@@ -188,7 +188,7 @@ def test_a_handshake_repeats_and_lists_what_an_earlier_engine_left_open() -> Non
     before.raised("a")
     before.raised("b", BAD_POLICY)
     before.turn()
-    state = State(json.loads(json.dumps(before.saves[-1][1].incidents)))
+    state = State(json.loads(json.dumps(list(before.saves[-1][1].incidents))))
     after = World()
     after.reporter.load(state, 0.0)
     assert after.reporter.instances() == {"a", "b"}
@@ -218,6 +218,14 @@ def test_without_faults_the_handshake_lists_nothing() -> None:
     world.disk_is_done()
     assert world.said() == [("open-faults", "okay")]
     assert world.heard[0].meta["incidents"] == "[]"
+
+
+def test_at_the_end_who_has_waited_longest_is_saved_first() -> None:
+    world = World()
+    for run, uuid in enumerate("abc"):
+        world.reporter.established(uuid, run, 0.0)
+    world.reporter.finish(0.0, first=["c", "never established", "a"])
+    assert list(world.saves[-1][1].established.items()) == [("c", 2), ("a", 0), ("b", 1)]
 
 
 def test_what_is_no_state_is_refused() -> None:
@@ -343,7 +351,7 @@ def test_what_still_holds_at_the_end_of_maintenance_is_raised_anew_and_once() ->
     world.heard.clear()
     assert world.reporter.deadline == 61.0
     world.turn(60.9)
-    assert not world.saves[-1][1].incidents
+    assert not list(world.saves[-1][1].incidents)
     world.wall += 60.0
     world.turn(61.0)
     world.disk_is_done()
