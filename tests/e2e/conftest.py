@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -31,8 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """A broker, Vitrage and a compute node, in use by this run alone."""
-    with Lab(LAB / "e2e") as lab:
+    """A broker, Vitrage and a compute node, in use by this run alone.
+
+    Runs at the same time tell theirs apart by VMHB_LANE in the environment.
+    """
+    with Lab(LAB / f"e2e{os.environ.get('VMHB_LANE', '')}") as lab:
         yield lab
 
 

@@ -212,9 +212,9 @@ class Cloud:
     def _answer(self, response: Any) -> Any:
         status = response.status_code
         if status == 403:
+            # Ansible blots out the values of `auth` wherever they are: no role is named.
             raise CloudError(
-                f"{response.url} refuses this user: it needs the role that its policy asks for, "
-                "by default admin"
+                f"{response.url} refuses this user: it needs the role that its policy asks for"
             )
         if status == 409:
             raise CloudError(f"{response.url} is being changed by somebody else: try again")
