@@ -222,7 +222,7 @@ class Hanging:
         (how,) = self._rng.choices(list(HOWS), list(HOWS.values()))
         subject.hang = Hang(host, how, time.time())
         if how == "qemu":
-            os.kill(qemu_of(subject.guest), signal.SIGSTOP)
+            os.kill(subject.guest.pid, signal.SIGSTOP)
         elif how == "agent":
             command = "kill -STOP -$(cat /run/agent.pid)"
             subject.work = pool.submit(_type, subject.guest, command)
@@ -306,7 +306,7 @@ def _is_ready(subject: _Subject, now: float) -> bool:
 
 
 def _continue_qemu(guest: Guest) -> None:
-    os.kill(qemu_of(guest), signal.SIGCONT)
+    os.kill(guest.pid, signal.SIGCONT)
 
 
 def unanswered(exchanges: list[dict[str, Any]]) -> list[float]:
@@ -317,11 +317,6 @@ def unanswered(exchanges: list[dict[str, Any]]) -> list[float]:
             break
         sent.insert(0, exchange["at"])
     return sent
-
-
-def qemu_of(guest: Guest) -> int:
-    """The guest's QEMU, seen from here."""
-    return int((guest.node.run / "libvirt" / "qemu" / f"{guest.name}.pid").read_text())
 
 
 class _Tail:

@@ -43,7 +43,7 @@ READS = "n=0; while :; do n=$((n + 1)); dd if=/dev/vda of=/dev/null bs=4k count=
 def vm(cloud: Cloud) -> Iterator[Guest]:
     """A guest with a disk, which all tests leave healthy."""
     guest = cloud.lab.boot("evidence", extra_specs=SPECS, disk=True)
-    weigh(qemu_of(guest), ABOVE_OTHERS)
+    weigh(guest.pid, ABOVE_OTHERS)
     yield guest
     guest.destroy()
     guest.undefine()
@@ -77,10 +77,6 @@ def in_background(guest: Guest, command: str) -> None:
 
 def end_background(guest: Guest) -> None:
     guest.run("kill $(cat /run/background.pid)")
-
-
-def qemu_of(guest: Guest) -> int:
-    return int((guest.node.run / "libvirt" / "qemu" / f"{guest.name}.pid").read_text())
 
 
 @contextlib.contextmanager
@@ -170,7 +166,7 @@ def starved(process: int) -> Iterator[None]:
 def test_a_guest_whose_host_gives_it_no_time(cloud: Cloud, healthy: Guest) -> None:
     mark = cloud.mark()
     in_background(healthy, "while :; do :; done")
-    with starved(qemu_of(healthy)):
+    with starved(healthy.pid):
         evidence = lost(cloud, healthy, mark)
     cloud.notified(healthy, LOST, bad=False, since=mark)
     end_background(healthy)
@@ -182,13 +178,13 @@ def test_a_qemu_that_is_stopped_holds_up_neither_the_fault_nor_another_look(
     cloud: Cloud, healthy: Guest
 ) -> None:
     mark = cloud.mark()
-    os.kill(qemu_of(healthy), signal.SIGSTOP)
+    os.kill(healthy.pid, signal.SIGSTOP)
     try:
         evidence = lost(cloud, healthy, mark)
         time.sleep(0.5)
         text = explained(cloud, healthy)
     finally:
-        os.kill(qemu_of(healthy), signal.SIGCONT)
+        os.kill(healthy.pid, signal.SIGCONT)
     cloud.notified(healthy, LOST, bad=False, since=mark)
     assert evidence["reading"] == "qemu-silent", evidence["measured"]
     assert "its vCPU ran 0.00 s" in evidence["measured"]

@@ -127,7 +127,7 @@ def story(cloud: Cloud, vm: Guest) -> Iterator[Story]:
     story, vm.extra_specs = Story(cloud, vm), SPECS
     if story.engine.get("health") != "healthy":
         if vm.domain.isActive():
-            os.kill(qemu_of(vm), signal.SIGCONT)
+            os.kill(vm.pid, signal.SIGCONT)
             vm.destroy()
         vm.start()
         story.shows("healthy")
@@ -141,10 +141,6 @@ def saved(cloud: Cloud, vm: Guest) -> str:
     vm.domain.save(file)
     vm.node.connection.restore(file)
     return file
-
-
-def qemu_of(guest: Guest) -> int:
-    return int((guest.node.run / "libvirt" / "qemu" / f"{guest.name}.pid").read_text())
 
 
 def channel_of(guest: Guest) -> ElementTree.Element | None:
@@ -371,16 +367,16 @@ def test_shutdown_from_outside_that_the_guest_does_not_follow(story: Story, vm: 
 
 
 def test_qemu_killed(story: Story, vm: Guest, saved: str) -> None:
-    os.kill(qemu_of(vm), signal.SIGKILL)
+    os.kill(vm.pid, signal.SIGKILL)
     story.shows("")
     vm.node.connection.restore(saved)
     story.goes_on()
 
 
 def test_qemu_stopped(story: Story, vm: Guest) -> None:
-    os.kill(qemu_of(vm), signal.SIGSTOP)
+    os.kill(vm.pid, signal.SIGSTOP)
     story.tells(LOST)
-    os.kill(qemu_of(vm), signal.SIGCONT)
+    os.kill(vm.pid, signal.SIGCONT)
     story.goes_on(LOST, RECOVERED)
 
 
@@ -645,7 +641,7 @@ def test_migration_that_fails_half_way(story: Story, vm: Guest, elsewhere: Cloud
     pid_file = elsewhere.lab.node.run / "libvirt" / "qemu" / f"{vm.name}.pid"
     until(pid_file.exists, 20, "the migration does not begin")
     time.sleep(LONG)
-    os.kill(qemu_of(arriving), signal.SIGKILL)
+    os.kill(arriving.pid, signal.SIGKILL)
     mover.join(60)
     assert len(errors) == 1
     story.goes_on()

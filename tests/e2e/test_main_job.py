@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +12,6 @@ import pytest
 
 from tests.e2e.conftest import INTERVAL, MISSES, SPECS, TIMEOUT, Cloud
 from tests.lab.guest import CHANNEL, Guest
-from tests.lab.layout import LabError
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -161,17 +159,5 @@ def test_pause_reboot_and_shutdown_are_no_failure(cloud: Cloud, web: Guest) -> N
 
 def test_libvirts_default_user_runs_the_guests(cloud: Cloud, web: Guest) -> None:
     del cloud
-    owner = Path(f"/proc/{qemu_of(web)}").stat().st_uid
+    owner = Path(f"/proc/{web.pid}").stat().st_uid
     assert owner != 0, "the lab must not be easier than a real node"
-
-
-def qemu_of(guest: Guest) -> int:
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                command = (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if guest.uuid.encode() in command and b"qemu-system" in command:
-                return int(process.name)
-    raise LabError(f"no QEMU runs {guest.display_name} here, but {os.uname().nodename}")

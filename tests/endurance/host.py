@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A compute node of stand-ins: a real collectd with the shipped engine, and a real libvirtd.
 
-libvirtd serves its test driver, so that domains come and go, with events, and no QEMU is needed.
+libvirtd serves its test driver, so that domains come and go with events, and no QEMU is needed. A
+real guest is a domain of that driver, too: one whose channel is that of a QEMU.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from bench.subject import domain_xml, number_of, uuid
 from collectd_vmhb.control import ControlError, ask
 from tests.endurance.ledger import INTERVAL, MISSES, RECOVERY, TIMEOUT
 from tests.lab import processes
+from tests.lab.guest import CHANNEL, Guest
 from tests.lab.layout import LAB, LabError
 from tests.lab.node import Node
 
@@ -34,6 +37,13 @@ SPECS = {
 #: Seconds between two reads of all values.
 READ = 5.0
 OKAY = 4
+#: Where each guest listens, as libvirtd sees it.
+GUESTS = Path("/run/guests")
+_CHANNEL = f"""
+    <channel type='unix'>
+      <source mode='bind' path='{GUESTS}/{{}}.sock'/>
+      <target type='virtio' name='{CHANNEL}'/>
+    </channel>"""
 _STANZA = """\
 <Plugin python>
 {before}
@@ -56,6 +66,8 @@ class Host:
         self.node = Node(LAB / name)
         self.state = "/run/vmhb"
         self.there: set[int] = set()
+        #: Those of them that run in QEMU.
+        self.real: dict[int, Guest] = {}
         self._read = 0
 
     def __enter__(self) -> Host:
@@ -86,10 +98,27 @@ class Host:
         """Starts VMs; returns when, in monotonic seconds."""
         at: float = self.order("add", numbers)
         for number in numbers:
-            xml = domain_xml(number, Path("/run/guests"), SPECS)
-            self._libvirt.createXML(xml, 0)
-        self.there.update(numbers)
+            self._make_known(number)
         return at
+
+    def join_real(self, numbers: Sequence[int]) -> None:
+        """Boots guests in QEMU, with the agent, and has collectd's libvirt know them."""
+        for number in numbers:
+            guest = self.real[number] = Guest(
+                self.node,
+                name=f"instance-{number:08x}",
+                display_name=f"real-{number}",
+                image="python",
+                devices=_CHANNEL.format(number),
+            )
+            guest.start()
+        for number in numbers:
+            self.real[number].wait_booted()
+            self._make_known(number)
+
+    def _make_known(self, number: int) -> None:
+        self._libvirt.createXML(domain_xml(number, GUESTS, SPECS), 0)
+        self.there.add(number)
 
     def leave(self, numbers: Sequence[int]) -> float:
         """Destroys VMs as fast as libvirt does; returns when the first was."""
@@ -99,8 +128,24 @@ class Host:
             self._libvirt.lookupByUUIDString(uuid(number)).destroy()
         return at
 
+    def hang(self, number: int) -> float:
+        """A guest answers no more; returns from when on."""
+        if number in self.real:
+            os.kill(self.real[number].pid, signal.SIGSTOP)
+            return time.monotonic()
+        at: float = self.order("hang", [number])
+        return at
+
+    def wake(self, number: int) -> float:
+        """A guest that hung answers again; returns from when on."""
+        if number in self.real:
+            os.kill(self.real[number].pid, signal.SIGCONT)
+            return time.monotonic()
+        at: float = self.order("wake", [number])
+        return at
+
     def order(self, what: str, numbers: Sequence[int]) -> Any:
-        """Has the guests do something (see guests.ORDERS)."""
+        """Has stand-ins do something (see guests.ORDERS)."""
         return self._guests.ask(json.dumps([what, list(numbers)]))
 
     # -- collectd ---------------------------------------------------------------------------

@@ -97,8 +97,9 @@ class Soak:
 
     def _begin(self, now: float) -> None:
         number = self._well.pop(self._random.randrange(len(self._well)))
-        kinds: list[Callable[[int], Episode]] = [self._hang, self._fall_ill]
-        kinds += [self._leave] if self._leaving else []
+        kinds: list[Callable[[int], Episode]] = [self._hang]
+        if number not in self.host.real:
+            kinds += [self._fall_ill, *[self._leave] * self._leaving]
         self._go_on(self._random.choice(kinds)(number), number, now)
 
     def _go_on(self, episode: Episode, number: int, now: float) -> None:
@@ -114,12 +115,13 @@ class Soak:
 
     def _hang(self, number: int) -> Episode:
         yield self._random.uniform(0, 5)
-        self.ledger.began(uuid(number), LOST, self.host.order("hang", [number]))
+        self.ledger.began(uuid(number), LOST, self.host.hang(number))
         yield from self._until_told(number)
-        if self._leaving and self._random.random() < 0.2:
+        may_leave = self._leaving and number not in self.host.real
+        if may_leave and self._random.random() < 0.2:
             yield from self._leave(number)
             return
-        self.ledger.ended(uuid(number), LOST, self.host.order("wake", [number]))
+        self.ledger.ended(uuid(number), LOST, self.host.wake(number))
         yield from self._until_told(number)
 
     def _fall_ill(self, number: int) -> Episode:

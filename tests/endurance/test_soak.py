@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thousand VMs for five minutes, and a restart of collectd: the short form of the commands."""
+"""A thousand stand-ins and three real guests for five minutes, and a restart of collectd.
+
+The short form of the commands.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.endurance.soak import Soak
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
-VMS, SECONDS, WARM_UP = 1000, 300.0, 120.0
+VMS, REAL, SECONDS, WARM_UP = 1000, 3, 300.0, 120.0
 #: Seconds beyond each bound: this machine may do anything else meanwhile.
 ROOM = 2.0
 
@@ -27,6 +30,7 @@ ROOM = 2.0
 def _host() -> Iterator[Host]:
     with Host("soak") as host:
         host.join(range(VMS))
+        host.join_real(range(VMS, VMS + REAL))
         host.start()
         host.wait_healthy()
         yield host

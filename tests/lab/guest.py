@@ -123,6 +123,11 @@ class Guest:
         return self.node.connection.lookupByUUIDString(self.uuid)
 
     @property
+    def pid(self) -> int:
+        """The process id of its QEMU."""
+        return int((self.node.run / "libvirt" / "qemu" / f"{self.name}.pid").read_text())
+
+    @property
     def console_log(self) -> str:
         """What its serial console printed since it was started."""
         path = self.node.root / self._console[1:]
