@@ -296,8 +296,12 @@ class Engine:
 
     def change(self, count: int) -> None:
         for _ in range(count):
+            # A quick machine has changed all of them meanwhile.
+            time.sleep(max(0.0, min(self.changed.values()) + self.HOLD_DOWN - time.monotonic()))
             before = time.monotonic() - self.HOLD_DOWN
-            vm, fault = self.random.choice([key for key, at in self.changed.items() if at < before])
+            vm, fault = self.random.choice(
+                [key for key, at in self.changed.items() if at <= before]
+            )
             if (vm, fault) not in self.open or self.random.random() < 0.3:
                 self.raise_(vm, fault, self.random.choice(["WARNING", "FAILURE"]))
             else:
