@@ -391,10 +391,9 @@ class Hypervisor:
         unreadable = set()
         refused: libvirt.libvirtError | None = None
         states = _states(conn)
+        turns = {uuid: turn for turn, uuid in enumerate(self._first)}
         handles = conn.listAllDomains()
-        if not self._scanned:
-            turns = {uuid: turn for turn, uuid in enumerate(self._first)}
-            handles.sort(key=lambda handle: turns.get(handle.UUIDString(), len(turns)))
+        handles.sort(key=lambda handle: turns.get(handle.UUIDString(), len(turns)))
         for handle in handles:
             try:
                 domain = self._read(handle, states.get(handle.UUIDString()))
@@ -409,14 +408,18 @@ class Hypervisor:
                 unreadable.add(handle.UUIDString())
             else:
                 domains.append(domain)
-                if not self._scanned and len(domains) % AHEAD == 0:
-                    for early in domains[-AHEAD:]:
-                        self._post(Looked(early.uuid, early))
+                self._tell_ahead(domains)
         if refused is not None and not domains:
             raise refused
         self._unreadable &= unreadable
-        self._scanned = True
+        self._scanned, self._first = True, ()
         return Scanned(tuple(domains), frozenset(unreadable))
+
+    def _tell_ahead(self, domains: list[Domain]) -> None:
+        """Tells of what was read last, in the first scan and now and then."""
+        if not self._scanned and len(domains) % AHEAD == 0:
+            for domain in domains[-AHEAD:]:
+                self._post(Looked(domain.uuid, domain))
 
     def _read_one(self, conn: libvirt.virConnect, uuid: str) -> Looked | None:
         with _ignoring_gone():
