@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -137,12 +138,12 @@ int main(int count, char **arguments) {
         poll(&readable, 1, RETRY_MS);
         long now = now_ms();
         if (port < 0 || readable.revents & (POLLHUP | POLLERR)) { /* no port, or no host */
-            if (port >= 0 && access(argument[0], F_OK)) close(port), port = -1;
-            state = CLOSED, init_due = 0;
-            poll(NULL, 0, RETRY_MS);
+            struct stat held, there; /* plugged in again, it is another port of that name */
+            if (!fstat(port, &held) && (stat(*argument, &there) || there.st_ino != held.st_ino))
+                close(port), port = -1;
+            state = CLOSED, init_due = 0, poll(NULL, 0, RETRY_MS);
         } else if (readable.revents & POLLIN) receive(now);
         else if (now >= init_due) send_init(now);
     }
     if (state != CLOSED) send_line("exit", "\"log_msg\":\"stopped by a signal\"");
-    return 0;
 }

@@ -45,6 +45,13 @@ def _read_name(path: str) -> Optional[str]:
         return None
 
 
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
 class Port:
     """Keeps a port open through hot-plug, unplug and hosts that come and go.
 
@@ -62,6 +69,7 @@ class Port:
         self._given_path = path
         self._root = root
         self._path = ""
+        self._inode = 0
         self._device: Optional[Device] = None
         self._unwritten = b""
         self._look_at = -math.inf
@@ -119,8 +127,8 @@ class Port:
         if path is None:
             self._say("waiting for virtio port %s" % self._name)
             return None
-        self._path = path
-        self.found = self.found or os.path.exists(path)
+        self._path, self._inode = path, _inode(path)
+        self.found = self.found or self._inode != 0
         try:
             device = open_device(path)
         except OSError as error:
@@ -155,8 +163,8 @@ class Port:
         self._say("waiting for the host on port %s" % self._name)
         self.connected = False
         self._unwritten = b""
-        if not os.path.exists(self._path):
-            self.close()
+        if _inode(self._path) != self._inode:
+            self.close()  # it is gone, or another one of its name
 
     def _lose(self, error: OSError) -> None:
         if error.errno == errno.EBUSY:

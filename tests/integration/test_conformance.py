@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import tty
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
@@ -200,6 +203,31 @@ def test_a_guest_that_breaks_rules_is_told_which(sinner: subprocess.Popen[str]) 
     }
     assert "challenge_response has no log_msg" in table
     assert "passed    base       a burst of queued challenges is answered in order" in table
+
+
+@pytest.mark.parametrize("client", [agent, shell_client, c_client])
+def test_a_port_plugged_in_before_the_client_missed_it_is_found(
+    client: Callable[[Path, Path], list[str]], tmp_path: Path
+) -> None:
+    device, later = tmp_path / "port", tmp_path / "later"
+    ends = [pty.openpty() for _ in range(2)]
+    for (_, far), path in zip(ends, (device, later)):
+        tty.setraw(far)
+        path.symlink_to(os.ttyname(far))
+    process = subprocess.Popen(client(device, tmp_path), cwd=GUEST, stderr=subprocess.DEVNULL)
+    try:
+        for near, far in ends:
+            heard = b""
+            while b'"init"' not in heard:
+                assert select.select([near], [], [], 10)[0], f"heard {heard!r}"
+                heard += os.read(near, 65536)
+            if later.exists():
+                later.replace(device)
+            os.close(near)
+            os.close(far)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_guest_that_goes_away_is_one_line(tmp_path: Path) -> None:
