@@ -20,7 +20,7 @@ EVENTS_A_VM = sum(VM_YEAR.values()) + sum(HOST_YEAR.values()) / VMS_A_HOST
     "vms",
     [
         pytest.param(40, marks=pytest.mark.timeout(240)),
-        pytest.param(500, marks=[pytest.mark.long, pytest.mark.timeout(1500)]),
+        pytest.param(500, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
     ],
 )
 def test_a_year_of_a_busy_cloud(vms: int, capfd: pytest.CaptureFixture[str]) -> None:
