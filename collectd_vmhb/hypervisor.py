@@ -191,6 +191,8 @@ class Hypervisor:
         self._callbacks: list[int] = []
         #: Domains whose XML makes no sense, as was said.
         self._unreadable: set[str] = set()
+        #: A hash of each domain's XML, and what it says: most of a scan would be reading it anew.
+        self._parsed: dict[str, tuple[int, Domain]] = {}
         #: Kinds of errors of our own that were logged.
         self._said: set[str] = set()
         self._away: str | None = None
@@ -412,6 +414,7 @@ class Hypervisor:
         if refused is not None and not domains:
             raise refused
         self._unreadable &= unreadable
+        self._parsed = {domain.uuid: self._parsed[domain.uuid] for domain in domains}
         self._scanned, self._first = True, ()
         return Scanned(tuple(domains), frozenset(unreadable))
 
@@ -439,13 +442,18 @@ class Hypervisor:
         if (state, reason) in _BROKEN:
             known = DomainState.BROKEN
         number = handle.ID()
+        domain_id = number if number >= 0 else None
+        carried = (state, reason) in _CARRIED
         try:
-            return parse_domain(
-                handle.XMLDesc(),
-                known,
-                number if number >= 0 else None,
-                carried=(state, reason) in _CARRIED,
-            )
+            xml = handle.XMLDesc()
+            mark = hash(xml)
+            before, domain = self._parsed.get(handle.UUIDString(), (None, None))
+            if domain is None or before != mark:
+                domain = parse_domain(xml, known, domain_id, carried)
+            elif (domain.state, domain.domain_id, domain.carried) != (known, domain_id, carried):
+                domain = replace(domain, state=known, domain_id=domain_id, carried=carried)
+            self._parsed[domain.uuid] = mark, domain
+            return domain
         except libvirt.libvirtError:
             raise
         except Exception as error:

@@ -15,7 +15,7 @@ import libvirt
 import pytest
 
 from collectd_vmhb import hypervisor as module
-from collectd_vmhb.domain import Domain, DomainState
+from collectd_vmhb.domain import Domain, DomainState, parse_domain
 from collectd_vmhb.hypervisor import (
     AHEAD,
     ATTACHERS,
@@ -174,12 +174,13 @@ def test_a_vm_that_nobody_wanted_to_stop_is_not_meant_to_be_silent(
 def test_a_domain_that_cannot_be_read_is_left_as_it_was_and_said_once(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def parse_domain(xml: str, state: DomainState, domain_id: int | None, carried: bool) -> Domain:
+    def surprise(xml: str, state: DomainState, domain_id: int | None, carried: bool) -> Domain:
         raise IndexError("a surprise")
 
     workers.wait(Scanned, lambda found: bool(found.domains))
     with monkeypatch.context() as odd:
-        odd.setattr(module, "parse_domain", parse_domain)
+        odd.setattr(module, "parse_domain", surprise)
+        odd.setattr(libvirt.virDomain, "XMLDesc", lambda domain: "<other/>")
         for _ in range(2):
             mark = len(workers.findings)
             workers.hypervisor.scan()
@@ -190,6 +191,31 @@ def test_a_domain_that_cannot_be_read_is_left_as_it_was_and_said_once(
     mark = len(workers.findings)
     workers.hypervisor.look(UUID)
     assert workers.wait(Looked, lambda found: True, mark).domain is not None
+
+
+def test_xml_that_is_as_it_was_is_not_parsed_again(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+
+    def counted(xml: str, state: DomainState, domain_id: int | None, carried: bool) -> Domain:
+        parsed.append(xml)
+        return parse_domain(xml, state, domain_id, carried)
+
+    def scanned() -> Scanned:
+        mark = len(workers.findings)
+        workers.hypervisor.scan()
+        return workers.wait(Scanned, lambda found: True, mark)
+
+    before = workers.wait(Scanned, lambda found: bool(found.domains))
+    monkeypatch.setattr(module, "parse_domain", counted)
+    assert scanned() == before
+    assert not parsed
+    with contextlib.closing(libvirt.open(URI)) as conn:
+        element = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        conn.lookupByUUIDString(UUID).setMetadata(element, "<other/>", "other", "urn:other")
+    assert scanned() == before
+    assert len(parsed) == 1
 
 
 def test_a_domain_that_libvirt_cannot_tell_about_hides_no_other(
