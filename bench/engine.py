@@ -111,6 +111,8 @@ def main() -> None:
         figures = measure(sorted(wanted.vms), wanted.seconds, first, wanted.inject)
         if not wanted.without_collectd:
             figures |= daemon.measure(USUAL, wanted.seconds)
+            if floor := figures.get(f"floor_us_{USUAL}"):
+                figures["collectd_floors"] = figures["collectd_cores"] / (floor * USUAL / 1e6)
         rounds.append(figures)
         print(f"round {number + 1} of {wanted.rounds} done", file=sys.stderr)
     if not wanted.without_guest:

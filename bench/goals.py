@@ -44,6 +44,8 @@ GOALS = (
     Goal("hung_rtt", "a tenth hung: the others' round trip p50, share of bound", 1, 0),
     Goal("hung_late", "a tenth hung: the others' lateness p99, share of bound", 1, 0),
     Goal("collectd_cores", "whole collectd, 1000 VMs, values each 5 s, cores", 0.05, 0.03, ".3f"),
+    # What the goal before is where it was set: there the floor's beats took 0.0125 of a core.
+    Goal("collectd_floors", "the same / the C floor's beats", 4.0, 2.4),
     Goal("collectd_rtt_p99_ms", "round trip p99 inside collectd, ms", 5, 2),
     Goal("collectd_declared_max_ms", "declared - ideal, the most, inside collectd, ms", 50, 10),
     Goal("guest_ratio", "round trip p50 of a real guest / guest-ping's", 0.5, 0.4),
