@@ -389,7 +389,8 @@ class Hypervisor:
             conn.close()
 
     def _read_all(self, conn: libvirt.virConnect) -> Scanned:
-        domains: list[Domain] = []
+        found: dict[str, Domain] = {}
+        ahead: list[Domain] = []
         unreadable = set()
         refused: libvirt.libvirtError | None = None
         states = _states(conn)
@@ -397,6 +398,7 @@ class Hypervisor:
         handles = conn.listAllDomains()
         handles.sort(key=lambda handle: turns.get(handle.UUIDString(), len(turns)))
         for handle in handles:
+            self._look_meanwhile(conn, found)
             try:
                 domain = self._read(handle, states.get(handle.UUIDString()))
             except libvirt.libvirtError as error:
@@ -408,21 +410,43 @@ class Hypervisor:
                 self._leave(handle, _words(error))
             if domain is None:
                 unreadable.add(handle.UUIDString())
-            else:
-                domains.append(domain)
-                self._tell_ahead(domains)
-        if refused is not None and not domains:
+                continue
+            found[domain.uuid] = domain
+            ahead.append(domain)
+            if not self._scanned and len(ahead) == AHEAD:
+                for domain in ahead:
+                    self._post(Looked(domain.uuid, domain))
+                ahead.clear()
+        if refused is not None and not found:
             raise refused
         self._unreadable &= unreadable
-        self._parsed = {domain.uuid: self._parsed[domain.uuid] for domain in domains}
+        self._parsed = {uuid: self._parsed[uuid] for uuid in found}
         self._scanned, self._first = True, ()
-        return Scanned(tuple(domains), frozenset(unreadable))
+        return Scanned(tuple(found.values()), frozenset(unreadable))
 
-    def _tell_ahead(self, domains: list[Domain]) -> None:
-        """Tells of what was read last, in the first scan and now and then."""
-        if not self._scanned and len(domains) % AHEAD == 0:
-            for domain in domains[-AHEAD:]:
-                self._post(Looked(domain.uuid, domain))
+    def _look_meanwhile(self, conn: libvirt.virConnect, found: dict[str, Domain]) -> None:
+        """Takes the looks that wait: an event's must not wait for the rest of a scan."""
+        while not self._looks.empty() and len(self._waiting) < LOOKS_MAX:
+            uuid = self._looks.get()
+            if not uuid:
+                # The end, or another scan: afterwards.
+                self._looks.put(uuid)
+                return
+            self._waiting.discard(uuid)
+            try:
+                looked = self._read_one(conn, uuid)
+            except libvirt.libvirtError as error:
+                if conn.isAlive() != 1:
+                    raise
+                self._lost(error, uuid)
+                continue
+            if looked is None:
+                continue
+            if looked.domain is None:
+                found.pop(uuid, None)
+            else:
+                found[uuid] = looked.domain
+            self._post(looked)
 
     def _read_one(self, conn: libvirt.virConnect, uuid: str) -> Looked | None:
         with _ignoring_gone():

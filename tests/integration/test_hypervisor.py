@@ -86,7 +86,7 @@ def test_the_first_scan_tells_the_first_domains_before_it_has_read_the_last(
     monkeypatch.setattr(libvirt.virConnect, "listAllDomains", lambda conn: one(conn) * many)
     monkeypatch.setattr(libvirt.virDomain, "XMLDesc", read)
     workers.hypervisor.start()
-    workers.wait(Scanned, lambda found: len(found.domains) == many)
+    workers.wait(Scanned, lambda found: True)
     workers.hypervisor.stop()
     assert told_at_each[AHEAD] == AHEAD
     assert told_at_each[many - 1] == 3 * AHEAD
@@ -216,6 +216,47 @@ def test_xml_that_is_as_it_was_is_not_parsed_again(
         conn.lookupByUUIDString(UUID).setMetadata(element, "<other/>", "other", "urn:other")
     assert scanned() == before
     assert len(parsed) == 1
+
+
+def test_what_happens_during_a_scan_is_told_before_its_end(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xml = "<domain type='test'><name>{0}</name><memory>1</memory><os><type>hvm</type></os></domain>"
+    first: list[str] = []
+    ended: list[str] = []
+
+    def read(domain: libvirt.virDomain, flags: int = 0) -> str:
+        if not first:
+            first.append(domain.UUIDString())
+        elif first[0] != domain.UUIDString() and not ended:
+            # The first has been read, this one is being read, and one more will be.
+            conn.lookupByUUIDString(first[0]).destroy()
+            workers.hypervisor.look(first[0])
+            ended.append(first[0])
+        return xml_of(domain, flags)
+
+    workers.wait(Scanned, lambda found: True)
+    xml_of = libvirt.virDomain.XMLDesc
+    with contextlib.closing(libvirt.open(URI)) as conn:
+        others = {conn.createXML(xml.format(name)).UUIDString() for name in "abc"}
+        workers.wait(Looked, lambda found: found.uuid in others)
+        workers.hypervisor.scan()
+        workers.wait(Scanned, lambda found: len(found.domains) == 4)
+        monkeypatch.setattr(
+            libvirt.virConnect,
+            "listAllDomains",
+            lambda conn: [conn.lookupByUUIDString(uuid) for uuid in others],
+        )
+        monkeypatch.setattr(libvirt.virDomain, "XMLDesc", read)
+        mark = len(workers.findings)
+        workers.hypervisor.scan()
+        scanned = workers.wait(Scanned, lambda found: True, mark)
+        monkeypatch.undo()
+        told = workers.findings[mark : workers.findings.index(scanned, mark)]
+        for uuid in others - set(first):
+            conn.lookupByUUIDString(uuid).destroy()
+    assert Looked(first[0], None) in told
+    assert {domain.uuid for domain in scanned.domains} == others - set(first)
 
 
 def test_a_domain_that_libvirt_cannot_tell_about_hides_no_other(
