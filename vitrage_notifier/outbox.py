@@ -9,7 +9,8 @@ from the moment we first tried to send it: from then on Vitrage may hold it, del
 * not wanted, told: to be cleared, again for a while, because Vitrage may be down, then forgotten.
 
 Thus what waits is bounded by what is open, however long the broker is away, and changes leave
-in the order in which they came. `store` keeps a copy on disk.
+in the order in which they came; but an OK waits until the alarm has settled. `store` keeps a copy
+on disk.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ MAX_UNSAVED = 4 * MAX_WANTED
 MAX_HOSTS = 100
 #: Alarms that are compared with an engine's list before others may have the outbox again.
 AT_ONCE = 100
+#: Seconds from when the broker took an alarm, for the first time or again, to its OK: of one that
+#: begins and ends in one moment vitrage-persistor, whose threads keep no order, may write the
+#: beginning last, and then lists it for ever.
+SETTLE = 3.0
 #: An alarm is sent again after this part of the period at the earliest, at random: after an
 #: outage of the broker, a thousand nodes shall not stay in step.
 EARLIEST_RESEND = 0.75
@@ -93,6 +98,8 @@ class _Held:
     waiting_since: float
     #: When it is to be sent again; meaningless while it waits.
     due: float = 0.0
+    #: When it may be cleared.
+    settled: float = -math.inf
     #: Until when an OK is repeated; None: it was not sent yet.
     until: float | None = None
     #: Whether it is here because an earlier process left it, and for no other reason.
@@ -185,10 +192,14 @@ class Outbox:
         key = (errand.alarm.incident, errand.alarm.generation)
         with self._lock:
             held = self._held.get(key)
-            if held is None or held.wanted != errand.wanted:
-                return  # withdrawn while it was under way: the OK is still to be sent
-            self._waiting.pop(key, None)
             now = self._clock()
+            if held is None or held.wanted != errand.wanted:
+                if held is not None and errand.wanted:  # withdrawn while it was under way
+                    self._put_off(key, now + SETTLE)
+                return
+            self._waiting.pop(key, None)
+            if held.wanted:
+                held.settled = now + SETTLE
             held.due = now + self._resend_interval * random.uniform(EARLIEST_RESEND, 1.0)  # noqa: S311
             if not held.wanted:
                 if held.until is None:
@@ -387,6 +398,13 @@ class Outbox:
             old = held.alarm
             alarm = Alarm(old.incident, old.generation, old.subject, old.severity, time)
             self._hold(alarm, wanted=False, told=True)
+            if held.settled > self._clock():
+                self._put_off(key, held.settled)
+
+    def _put_off(self, key: Key, due: float) -> None:
+        self._waiting.pop(key, None)
+        self._held[key].due = due
+        heapq.heappush(self._again, (due, key))
 
     def _repeat_ok(self, key: Key) -> None:
         self._repeated_oks[key] = None

@@ -46,6 +46,8 @@ SNAPSHOTS_OF_MANY = 40
 #: is listed after the next one, unless it was sent again in the second of that one.
 RESEND_OF_MANY = 15
 NEVER = 86400
+#: What Vitrage reads.
+QUEUE = "vitrage_notifications.info"
 #: What a message needs through RabbitMQ, Vitrage's three services and a busy machine.
 SLACK = 20.0
 
@@ -271,7 +273,21 @@ def standing_still(pids: set[int]) -> Iterator[None]:
 def forget_what_is_queued(broker: Broker) -> None:
     """What a restart of RabbitMQ does to a queue that is not durable."""
     with kombu.Connection(broker.url.replace("rabbit:", "amqp:")) as connection:
-        connection.channel().queue_purge("vitrage_notifications.info")
+        connection.channel().queue_purge(QUEUE)
+
+
+def wait_until_read(broker: Broker) -> None:
+    """Until vitrage-graph is back: what it reads in one moment has not been apart for Vitrage."""
+
+    def is_read() -> bool:
+        with kombu.Connection(broker.url.replace("rabbit:", "amqp:")) as connection:
+            try:
+                queue = connection.channel().queue_declare(QUEUE, passive=True)
+            except connection.channel_errors:
+                return False
+            return queue.consumer_count > 0 and queue.message_count == 0
+
+    wait_for(is_read, lambda: "vitrage-graph does not read what is sent", 60)
 
 
 class Engine:
@@ -279,8 +295,6 @@ class Engine:
 
     FAULTS = ("heartbeat-lost", "check.db", "check.web")
     #: Seconds for which a fault stays as it is; the engine's own hold-down is ten times that.
-    #: vitrage-persistor works in several threads and keeps no order: of an alarm that begins and
-    #: ends in one moment it may write the beginning last, and then lists it on and on.
     HOLD_DOWN = 3.0
 
     def __init__(self, collectd: Collectd, vms: int) -> None:
@@ -349,6 +363,7 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     broker.stop()
     engine.change(60)
     broker.start()
+    wait_until_read(broker)
     engine.change(50)
     die_and_start_again()
     engine.change(50)
@@ -371,6 +386,7 @@ def test_after_all_that_can_happen_the_list_equals_the_truth(
     die_and_start_again()
     engine.change(60)
     broker.start()
+    wait_until_read(broker)
     engine.change(500 - engine.changes)
 
     began = time.monotonic()

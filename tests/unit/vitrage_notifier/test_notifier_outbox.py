@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vitrage_notifier import outbox as outbox_module
 from vitrage_notifier.alarm import Alarm, Cleared, OpenFaults, Raised, Subject
-from vitrage_notifier.outbox import Entry, Errand, Key, Outbox, OutboxFullError
+from vitrage_notifier.outbox import SETTLE, Entry, Errand, Key, Outbox, OutboxFullError
 
 VM = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 LOST = Subject("compute-1", VM, "heartbeat-lost")
@@ -35,7 +35,9 @@ def _clock() -> Clock:
 
 
 @pytest.fixture(name="outbox")
-def _outbox(clock: Clock) -> Outbox:
+def _outbox(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Outbox:
+    """One whose alarms settle at once."""
+    monkeypatch.setattr(outbox_module, "SETTLE", 0.0)
     return Outbox(RESEND, REPEAT_OK, clock)
 
 
@@ -70,6 +72,44 @@ def test_a_change_of_severity_clears_the_old_generation_first(outbox: Outbox) ->
     assert send_all(outbox) == [("i.1", "OK"), ("i.2", "FAILURE")]
     outbox.take(Cleared(CHECK, 3.0, "i"))
     assert send_all(outbox) == [("i.2", "OK")]
+
+
+def test_an_alarm_settles_before_it_is_cleared(clock: Clock) -> None:
+    outbox = Outbox(RESEND, REPEAT_OK, clock)
+    outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    clock.now = 100.0  # the broker was away
+    send_all(outbox)
+    outbox.take(Cleared(LOST, 2.0, "i"))
+    assert send_all(outbox) == []
+    assert outbox.next_repeat() == SETTLE
+    clock.now += SETTLE
+    assert send_all(outbox) == [("i.1", "OK")]
+
+
+def test_an_alarm_that_was_sent_again_settles_as_well(clock: Clock) -> None:
+    outbox = Outbox(RESEND, REPEAT_OK, clock)
+    outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    send_all(outbox)
+    clock.now = RESEND
+    assert send_all(outbox) == [("i.1", "FAILURE")]
+    outbox.take(Cleared(LOST, 2.0, "i"))
+    assert send_all(outbox) == []
+    clock.now += SETTLE
+    assert send_all(outbox) == [("i.1", "OK")]
+
+
+def test_an_alarm_that_ends_on_its_way_settles_as_well(clock: Clock) -> None:
+    outbox = Outbox(RESEND, REPEAT_OK, clock)
+    outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    raising = outbox.next_errand()
+    assert raising is not None
+    outbox.take(Cleared(LOST, 2.0, "i"))
+    outbox.done(raising)
+    assert send_all(outbox) == []
+    clock.now += SETTLE
+    assert send_all(outbox) == [("i.1", "OK")]
+    clock.now += RESEND
+    assert send_all(outbox) == [("i.1", "OK")]
 
 
 def test_an_id_is_never_used_again(outbox: Outbox) -> None:

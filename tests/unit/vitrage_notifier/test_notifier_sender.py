@@ -10,7 +10,7 @@ import pytest
 
 from vitrage_notifier import sender as sender_module
 from vitrage_notifier.alarm import Cleared, OpenFaults, Raised, Subject
-from vitrage_notifier.outbox import Outbox
+from vitrage_notifier.outbox import SETTLE, Outbox
 from vitrage_notifier.sender import (
     ADVICE,
     BACKOFF_LAST,
@@ -91,10 +91,21 @@ def _scene() -> Scene:
     return Scene()
 
 
+def test_an_ok_goes_out_when_its_alarm_has_settled(scene: Scene) -> None:
+    scene.outbox.take(Raised(LOST, "WARNING", 1.0, "i"))
+    scene.sender.step()
+    scene.outbox.take(Cleared(LOST, 2.0, "i"))
+    assert scene.sender.step() == SETTLE
+    scene.now += SETTLE
+    assert scene.sender.step() == 0.0
+    assert scene.transport.got[-1] == ("collectd.alarm.ok", "i.1")
+
+
 def test_what_is_due_goes_out_one_by_one_then_it_rests(scene: Scene) -> None:
     scene.outbox.take(Raised(LOST, "WARNING", 1.0, "i"))
     assert scene.sender.step() == 0.0
     assert scene.sender.step() == IDLE
+    scene.now += SETTLE
     scene.outbox.take(Raised(LOST, "FAILURE", 2.0, "i"))
     while not scene.sender.step():
         pass
@@ -182,6 +193,7 @@ def test_attempts_become_rarer_up_to_a_limit_and_start_anew_after_success(scene:
         assert BACKOFF_LEAST_PART * most <= scene.sender.step() <= most
     scene.transport.away = ""
     scene.sender.step()
+    scene.now += SETTLE
     scene.transport.away = "refused"
     scene.outbox.take(Cleared(LOST, 2.0, "i"))
     assert scene.sender.step() <= 1
