@@ -17,6 +17,7 @@ from tests.lab.broker import Broker, Tenant
 from tests.lab.certificates import Certificate, make_certificate
 from tests.lab.ear import Ear
 from tests.lab.relay import Relay
+from vitrage_notifier import outbox as outbox_module
 from vitrage_notifier import sender as sender_module
 from vitrage_notifier.alarm import Cleared, News, Raised, Subject
 from vitrage_notifier.listener import Listener
@@ -181,8 +182,9 @@ def test_an_alarm_arrives_where_vitrage_listens(ear: Ear, notifier: Notifier) ->
 
 
 def test_nothing_is_lost_and_the_order_is_kept_while_the_broker_is_away(
-    broker: Broker, ear: Ear, notifier: Notifier
+    broker: Broker, ear: Ear, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(outbox_module, "SETTLE", 0.0)
     notifier.take(Raised(LOST, "FAILURE", 1.0, "a"))
     assert len(ear.wait_for(1, timeout=20)) == 1
 
