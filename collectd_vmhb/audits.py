@@ -26,7 +26,7 @@ SLACK = 2.0
 #: For so long a check that fails again and again asks for no other audit.
 FAULT_REST = 600.0
 #: Bytes of memory for what a guest says in its audits: beyond, a check is kept without texts.
-TEXTS_MAX = 16 * 1024
+TEXTS_MAX = 24 * 1024
 #: Checks kept of one audit, and checks whose last audit is remembered.
 CHECKS_MAX = 64
 
