@@ -7,14 +7,14 @@ by GROUP of them before another is used, and by more only once all are.
 
 from __future__ import annotations
 
-#: Moments of an interval; those of a second lie on the grid of sends. With twice as many, a
-#: thousand VMs cost half as much again; with fewer, they wait for one another.
-MOMENTS = 50
+#: Moments of an interval; those of a second lie on the grid of sends. With more, a thousand VMs
+#: cost more; with fewer, the last of those that share one are late.
+MOMENTS = 25
 #: VMs that share a moment. If this host stands still just then, all of these miss: together they
 #: must not look like a mass (`correlation.MASS_MIN`).
 GROUP = 4
 #: Each moment lies so far behind the one that was used before, so that few spread well.
-_STEP = 31
+_STEP = 11
 _IN_ORDER = [number * _STEP % MOMENTS for number in range(MOMENTS)]
 
 
