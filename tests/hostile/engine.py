@@ -2,7 +2,7 @@
 """The shipped engine in a process of its own, with all that it says to anybody.
 
 ``python -m tests.hostile.engine DIRECTORY N`` watches the guests on DIRECTORY/<n>.sock, and answers
-each line on standard input with a look at itself and at what it said since the last.
+each line on standard input with a look at itself; what it says is in DIRECTORY/said.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Said(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._file = path.open("w+")
+        self._file = path.open("w")
 
     def emit(self, record: logging.LogRecord) -> None:
         self.add("log", self.format(record))
@@ -51,18 +51,13 @@ class Said(logging.Handler):
         self._file.write(json.dumps([kind, what]) + "\n")
         self.release()
 
-    def take(self) -> dict[str, list[Any]]:
-        """Returns what was kept, by kind, and forgets it."""
+    def until(self) -> int:
+        """Returns how long the file is now, in bytes; whoever reads it there finds all of that."""
         self.acquire()
-        self._file.seek(0)
-        kept: dict[str, list[Any]] = {"notes": [], "log": []}
-        for line in self._file:
-            kind, what = json.loads(line)
-            kept[kind].append(what)
-        self._file.seek(0)
-        self._file.truncate()
+        self._file.flush()
+        until = self._file.tell()
         self.release()
-        return kept
+        return until
 
 
 class Engine(Shipped):
@@ -98,7 +93,7 @@ class Engine(Shipped):
                 for sample in self._engine.desk.samples()
             ],
             "losses": losses,
-            **self._said.take(),
+            "said": self._said.until(),
         }
 
 

@@ -119,6 +119,8 @@ class Scene:
         self.first_hostile = VMS - len(attacks)
         self._processes: list[Process] = []
         self._last: dict[tuple[int, str], float] = {}
+        #: How far it was read what the engine said.
+        self._said = 0
 
     def __enter__(self) -> Scene:
         self._directory = tempfile.TemporaryDirectory(prefix="vmhb-hostile-")
@@ -191,15 +193,28 @@ class Scene:
 
     def _observe(self) -> tuple[Window, list[Any]]:
         look = self._engine.ask()
+        said = self._read_said(look["said"])
         values = {(_number(uuid), name): value for uuid, name, value in look["values"]}
         self._last = values
         window = Window(
             memory=look["rss"],
-            notes=[(_number(uuid), *rest) for uuid, *rest in look["notes"]],
-            log=look["log"],
+            notes=[(_number(uuid), *rest) for uuid, *rest in said["notes"]],
+            log=said["log"],
             values=values,
         )
         return window, look["losses"]
+
+    def _read_said(self, until: int) -> dict[str, list[Any]]:
+        """Returns what the engine said since the last time, by kind."""
+        with Path(self._directory.name, "said").open("rb") as file:
+            file.seek(self._said)
+            lines = file.read(until - self._said).splitlines()
+        self._said = until
+        said: dict[str, list[Any]] = {"notes": [], "log": []}
+        for line in lines:
+            kind, what = json.loads(line)
+            said[kind].append(what)
+        return said
 
 
 def _number(uuid: str) -> int:
