@@ -26,7 +26,7 @@ SLACK = 2.0
 #: For so long a check that fails again and again asks for no other audit.
 FAULT_REST = 600.0
 #: Bytes of memory for what a guest says in its audits: beyond, a check is kept without texts.
-TEXTS_MAX = 24 * 1024
+AUDIT_TEXTS_MAX = 8 * 1024
 #: Checks kept of one audit, and checks whose last audit is remembered.
 CHECKS_MAX = 64
 
@@ -180,7 +180,7 @@ class Audits:
     def _room(self) -> int:
         """Returns the bytes that are left for texts."""
         kept = {id(audit): audit for audit in (self.last, *self.of_faults.values()) if audit}
-        return TEXTS_MAX - sum(
+        return AUDIT_TEXTS_MAX - sum(
             check.size for audit in kept.values() for check in audit.checks.values()
         )
 

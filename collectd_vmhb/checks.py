@@ -16,7 +16,7 @@ from collectd_vmhb.verdict import CHECK_PREFIX, Severity
 #: Named checks kept for one VM.
 CHECKS_MAX = 64
 #: Bytes of memory for what a guest says about its checks: beyond, a check is kept without texts.
-TEXTS_MAX = 24 * 1024
+TEXTS_MAX = 16 * 1024
 #: Answers without a session after which a guest is taken for one that will not open a new one.
 SESSIONLESS_ANSWERS = 3
 #: The name under which the published protocol's single health bit is reported.

@@ -14,6 +14,8 @@ BURST_SECONDS = 4.0
 ROUNDING = 1e-6
 #: Changes of its checks that are told: twenty at once, the rest of more in the seconds after.
 NEWS_PER_SECOND = 5.0
+#: Checks whose faults are told at a time; that of another waits until one of them is over.
+TOLD_MAX = 32
 #: For so long a guest that overdrew its budget is not read.
 MUTED = 1.0
 #: Complaints (malformed, wrong or excessive messages), counted at most once a second, that
@@ -68,23 +70,29 @@ class Conduct:
             self.muted_until = now + MUTED
             self.complain(now)
 
-    def tellable(self, changed: Collection[str], now: float) -> set[str]:
+    def tellable(
+        self, changed: Collection[str], begun: Collection[str], room: int, now: float
+    ) -> set[str]:
         """Returns which of the checks that changed may be told now; come back at `news_at`.
 
-        Those that have waited longest come first, so that none hides behind others that flap.
+        Of those that have ``begun`` to fail there is ``room`` for so many. Who has waited longest
+        comes first, so that none hides behind others that flap.
         """
-        waiting = [name for name in self._untold if name in changed]
-        fresh = [name for name in changed if name not in self._untold]
-        told = []
-        for name in waiting + fresh:
+        order = [name for name in self._untold if name in changed]
+        order += [name for name in changed if name not in self._untold]
+        told = set()
+        for name in order:
+            if name in begun and room <= 0:
+                continue
             spent = _spent(self._news, 1 / NEWS_PER_SECOND, now)
             if _overdrawn(spent, now):
                 self.news_at = now + 1
                 break
             self._news = spent
-            told.append(name)
-        self._untold = dict.fromkeys((waiting + fresh)[len(told) :])
-        return set(told)
+            room -= name in begun
+            told.add(name)
+        self._untold = tuple(name for name in order if name not in told)
+        return told
 
     def complain(self, now: float) -> None:
         """The guest sent what it should not.

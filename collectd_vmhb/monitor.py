@@ -17,7 +17,7 @@ from typing import Callable
 from collectd_vmhb.audits import Audit, Audits
 from collectd_vmhb.busy import Busy
 from collectd_vmhb.checks import Checks
-from collectd_vmhb.conduct import Conduct
+from collectd_vmhb.conduct import TOLD_MAX, Conduct
 from collectd_vmhb.detector import Detector
 from collectd_vmhb.history import History
 from collectd_vmhb.policy import Policy
@@ -633,7 +633,9 @@ class Monitor:
             for name in names
             if name.startswith(CHECK_PREFIX) and self._open.get(name) is not wanted.get(name)
         ]
-        wait = set(changed) - self.conduct.tellable(changed, now)
+        begun = wanted.keys() - self._open.keys()
+        room = TOLD_MAX - sum(name.startswith(CHECK_PREFIX) for name in self._open)
+        wait = set(changed) - self.conduct.tellable(changed, begun, room, now)
         told = {name: (self._open if name in wait else wanted).get(name) for name in names}
         return {name: severity for name, severity in told.items() if severity is not None}
 

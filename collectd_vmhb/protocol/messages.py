@@ -308,7 +308,7 @@ def _read_check(fields: Any) -> Check:
     )
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def _shared(name: str) -> str:
     """Returns one string for equal ones: many VMs have checks of the same name.
 

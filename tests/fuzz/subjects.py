@@ -18,13 +18,13 @@ import re
 from collections.abc import Callable, Iterator
 
 from collectd_vmhb.checks import CHECKS_MAX, TEXTS_MAX
-from collectd_vmhb.incidents import PER_INSTANCE_MAX
+from collectd_vmhb.conduct import TOLD_MAX
 from collectd_vmhb.monitor import Monitor
 from collectd_vmhb.policy import Policy
 from collectd_vmhb.protocol import Answered, Match, ProtocolError, Session, messages
 from collectd_vmhb.protocol.lines import BASE_MAX_LINE, MAX_LINE
 from collectd_vmhb.settings import Settings
-from collectd_vmhb.verdict import FaultRaised
+from collectd_vmhb.verdict import CHECK_PREFIX, FaultRaised
 from vmhb_guest import session as agent
 from vmhb_guest import wire
 
@@ -82,6 +82,7 @@ def monitor(data: bytes) -> None:
     numbers = itertools.count(1)
     subject = Monitor("uuid", POLICY, Settings(), lambda: next(numbers))
     now = 0.0
+    failed: set[str] = set()
     subject.start(now, POLICY.grace_period, expected=False)
     subject.connected(now)
     for chunk, event in _reads(data):
@@ -99,8 +100,12 @@ def monitor(data: bytes) -> None:
             if isinstance(fault, FaultRaised):
                 assert PRINTABLE.fullmatch(fault.text), fault.text
                 assert PRINTABLE.fullmatch(fault.guest_text), fault.guest_text
+                failed.add(fault.name)
+            else:
+                failed.discard(fault.name)
+        assert sum(name.startswith(CHECK_PREFIX) for name in failed) <= TOLD_MAX
         results = subject.checks.results
-        assert len(results) <= CHECKS_MAX < PER_INSTANCE_MAX
+        assert len(results) <= CHECKS_MAX
         assert sum(check.size for check in results.values()) <= TEXTS_MAX + CHECKS_MAX * 128
         subject.data_to_send()
 

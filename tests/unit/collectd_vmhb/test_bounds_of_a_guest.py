@@ -11,7 +11,8 @@ import pytest
 
 from collectd_vmhb import audits, checks
 from collectd_vmhb.channel import READ_MAX
-from collectd_vmhb.conduct import BURST_SECONDS, NEWS_PER_SECOND
+from collectd_vmhb.conduct import BURST_SECONDS, NEWS_PER_SECOND, TOLD_MAX
+from collectd_vmhb.incidents import PER_INSTANCE_MAX
 from collectd_vmhb.protocol.messages import CHECKS_MAX
 from collectd_vmhb.protocol.session import LINES_MAX
 from collectd_vmhb.settings import Settings
@@ -59,10 +60,35 @@ def test_more_lines_at_once_than_a_read_of_answers_has_are_not_looked_at() -> No
 
 def test_many_checks_that_fail_together_are_told_bit_by_bit_and_none_is_forgotten() -> None:
     peer = guest()
-    peer.answer(vmhb={"checks": named(CHECKS_MAX), "more": False})
+    peer.answer(vmhb={"checks": named(TOLD_MAX), "more": False})
     assert len(peer.faults) == AT_ONCE
-    peer.live((CHECKS_MAX - AT_ONCE) / NEWS_PER_SECOND + 1)
-    assert sorted(peer.faults) == sorted(f"+check.c{number}" for number in range(CHECKS_MAX))
+    peer.live((TOLD_MAX - AT_ONCE) / NEWS_PER_SECOND + 1)
+    assert sorted(peer.faults) == sorted(f"+check.c{number}" for number in range(TOLD_MAX))
+
+
+def test_a_check_for_whose_fault_there_is_no_room_is_told_once_another_is_over() -> None:
+    peer = guest()
+    peer.answer(vmhb={"checks": named(TOLD_MAX + 2), "more": False})
+    peer.live(60.0)
+    assert sorted(peer.faults) == sorted(f"+check.c{number}" for number in range(TOLD_MAX))
+    assert len(peer.monitor.checks.results) == TOLD_MAX + 2, "how it stands is known all the same"
+    peer.faults.clear()
+    peer.answer(vmhb={"checks": [entry("c5", "ok")]})
+    peer.live(2.0)
+    assert peer.faults == ["-check.c5", f"+check.c{TOLD_MAX}"]
+
+
+def test_what_has_no_room_keeps_no_news_of_the_others_back() -> None:
+    peer = guest()
+    peer.answer(vmhb={"checks": named(CHECKS_MAX), "more": False})
+    peer.live(60.0)
+    peer.faults.clear()
+    peer.answer(vmhb={"checks": [entry("c5", "warning")]})
+    assert peer.faults == ["+check.c5"]
+
+
+def test_an_instance_has_room_for_all_that_is_told_of_its_checks() -> None:
+    assert TOLD_MAX < PER_INSTANCE_MAX
 
 
 def test_what_waits_to_be_told_needs_no_word_of_the_guest() -> None:
@@ -129,4 +155,4 @@ def test_texts_of_audits_are_kept_as_far_as_there_is_room() -> None:
         fields = {"id": audit.id, "outcome": "done", "checks": found, "more": True}
         peer.say(json.dumps({"version": 3, "msg_type": "audit_result", **fields}).encode() + b"\n")
     assert len(audit.checks) == audits.CHECKS_MAX
-    assert kept(audit.checks.values()) <= audits.TEXTS_MAX + CHECKS_MAX * 2 * 64
+    assert kept(audit.checks.values()) <= audits.AUDIT_TEXTS_MAX + CHECKS_MAX * 2 * 64

@@ -59,16 +59,16 @@ def test_a_check_does_not_hide_behind_others_that_flap() -> None:
     conduct = Conduct()
     flapping = [f"a{number}" for number in range(10)]
     for second in range(60):
-        conduct.tellable(flapping, second)
+        conduct.tellable(flapping, (), 0, second)
     told: set[str] = set()
     for second in range(60, 64):
-        told |= conduct.tellable([*flapping, "z"], second)
+        told |= conduct.tellable([*flapping, "z"], (), 0, second)
     assert "z" in told
 
 
 def test_what_is_no_change_any_more_waits_no_longer() -> None:
     conduct = Conduct()
     many = [f"a{number}" for number in range(30)]
-    assert len(conduct.tellable(many, 0.0)) == 20
+    assert len(conduct.tellable(many, (), 0, 0.0)) == 20
     assert conduct.news_at == 1.0
-    assert conduct.tellable(["z"], 1.0) == {"z"}
+    assert conduct.tellable(["z"], (), 0, 1.0) == {"z"}
