@@ -15,7 +15,7 @@ ROUNDING = 1e-6
 #: Changes of its checks that are told: twenty at once, the rest of more in the seconds after.
 NEWS_PER_SECOND = 5.0
 #: Checks whose faults are told at a time; that of another waits until one of them is over.
-TOLD_MAX = 32
+TOLD_MAX = 24
 #: For so long a guest that overdrew its budget is not read.
 MUTED = 1.0
 #: Complaints (malformed, wrong or excessive messages), counted at most once a second, that

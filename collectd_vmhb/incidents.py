@@ -61,7 +61,7 @@ class Dump:
 
 #: With so many open incidents, the held ones included, no check of an instance makes another: a
 #: guest chooses its checks' names. What is found of the VM itself is told all the same.
-PER_INSTANCE_MAX = 40
+PER_INSTANCE_MAX = 32
 
 
 class Incidents:
