@@ -176,9 +176,10 @@ class Oracle:
             self.boots_since = now
         longest = max(SETTINGS.grace_after_reboot, GRACE_PERIOD)
         until = min(now + SETTINGS.grace_after_reboot, self.boots_since + longest)
-        if until > now:
+        if until > now + SEEN:
+            # What is over before the engine knows of the reboot forgives nothing.
             self.forgiven_for_sure = max(self.forgiven_for_sure, until)
-            self.forgiven_until = max(self.forgiven_until, until)
+        self.forgiven_until = max(self.forgiven_until, until)
         if self.boots_over:
             self.forgiven_until = now + SETTINGS.grace_after_reboot
         self.owes = self.answered
