@@ -399,7 +399,10 @@ class Engine:
             self._review_and_survive(change, now)
         self._early_reboots.discard(looked.uuid)
         watch = self._watches.get(looked.uuid)
-        if watch is not None and watch.reprieve is not None and watch.reprieve.answered(now):
+        if watch is None:
+            return
+        self._provision(watch, now, fresh=False)
+        if watch.reprieve is not None and watch.reprieve.answered(now):
             self._catch_up(watch, now)
 
     def _review_and_survive(self, change: Change, now: float) -> None:
@@ -559,6 +562,8 @@ class Engine:
         name, channel = _name(watch.domain), watch.policy.channel
         if attached.error is None:
             log.info("VM %s: channel %s attached", name, channel)
+            # Somebody may have detached it before the event that told of it was followed.
+            self._ask.look(watch.uuid)
         else:
             log.warning("VM %s: channel not attached: %s", name, attached.error)
         impossible = self._attaching.answered(watch.uuid, attached.error, now)

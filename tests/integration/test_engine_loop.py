@@ -489,6 +489,15 @@ def test_a_missing_channel_is_attached_and_connected_to(node: Node, tmp_path: Pa
     assert node.said() == []
 
 
+def test_a_channel_that_is_detached_as_soon_as_it_is_there_is_attached_again(node: Node) -> None:
+    # What the events told of was over when libvirt was asked: to it nothing has changed.
+    node.tells["vm"] = domain(None)
+    node.see(domain(None))
+    node.wait_attaches(1)
+    node.engine.post(Attached("vm", None))
+    node.wait_attaches(2)
+
+
 def test_an_attach_that_fails_again_and_again_is_told_until_it_works(
     node: Node, tmp_path: Path
 ) -> None:
