@@ -60,8 +60,10 @@ class Dump:
 
 
 #: With so many open incidents, the held ones included, no check of an instance makes another: a
-#: guest chooses its checks' names. What is found of the VM itself is told all the same.
-PER_INSTANCE_MAX = 32
+#: guest chooses its checks' names. More than the checks that are kept of a VM: what is over is held
+#: for a while, and no check that fails meanwhile may be lost. What is found of the VM itself is
+#: told all the same.
+PER_INSTANCE_MAX = 80
 
 
 class Incidents:
