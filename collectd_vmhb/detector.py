@@ -206,6 +206,10 @@ class Detector:
                 self.start(now, grace, expected=True)
         self.expected = self._answered = True
 
+    def withdraw_grace(self, until: float) -> None:
+        """Nothing boots here, after all: silence is forgiven until then at the latest."""
+        self.grace_until = min(self.grace_until, until)
+
     def stop(self, now: float) -> None:
         """Silence is planned from now on."""
         if self.health is not Health.PAUSED:

@@ -73,8 +73,9 @@ from collectd_vmhb.wording import shown
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which libvirt knows whether a guest that arrived has its port open: QEMU tells it
-#: up to a second later, and libvirt tells nobody (9.0 said "disconnected" for 0.4 to 2 s).
+#: Seconds after which libvirt knows whether a guest has its port open, after an arrival or another
+#: client's leave: QEMU tells it up to a second later, and libvirt tells nobody (9.0 said
+#: "disconnected" for 0.4 to 2 s).
 OPEN_KNOWN = 5.0
 
 #: VMs that are challenged before answers are read: no guest's round trip is to wait for all that
@@ -402,6 +403,11 @@ class Engine:
         if watch is None:
             return
         self._provision(watch, now, fresh=False)
+        if watch.unbooted_until is not None and watch.look_at == NEVER:
+            if watch.domain.guest_has_open(watch.policy.channel):
+                watch.monitor.withdraw_grace(now, watch.unbooted_until)
+                self._catch_up(watch, now)
+            watch.unbooted_until = None
         if watch.reprieve is not None and watch.reprieve.answered(now):
             self._catch_up(watch, now)
 
@@ -507,12 +513,16 @@ class Engine:
             },
         )
         grace = self._settings.grace_after_resume if expected else policy.grace_period
+        grace = max(grace, forgiven - now)
         self._attaching.forget(domain.uuid)
         watch = self._watches[domain.uuid] = Watch(domain, policy, monitor)
         if earlier is not None and domain.guest_has_open(policy.channel) is False:
-            # It may have rebooted while nobody looked: an agent that hangs keeps its port open.
+            # It may have rebooted while nobody looked: an agent that hangs keeps its port open. Or
+            # it closed the port for a moment, as some do when the earlier engine leaves it.
+            watch.unbooted_until = now + grace
+            watch.look_at = now + OPEN_KNOWN
             grace = max(grace, grace_after_reboot(policy, self._settings))
-        monitor.start(now, max(grace, forgiven - now), expected)
+        monitor.start(now, grace, expected)
         if domain.uuid in self._early_reboots:
             monitor.rebooted(now)
         return watch
@@ -671,6 +681,7 @@ class Engine:
             self._ask.look(watch.uuid)
 
     def _on_rebooted(self, watch: Watch, now: float, _: int) -> None:
+        watch.unbooted_until = None
         watch.monitor.rebooted(now)
 
     def _serve(self, watch: Watch, now: float) -> None:

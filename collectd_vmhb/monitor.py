@@ -213,6 +213,11 @@ class Monitor:
         self._detector.expect(now, self._settings.grace_after_resume)
         self._settle(now, "")
 
+    def withdraw_grace(self, now: float, until: float) -> None:
+        """The guest did not boot, though it seemed to; silence is forgiven until then at most."""
+        self._detector.withdraw_grace(until)
+        self._settle(now, "")
+
     def pause(self, now: float, reason: str) -> None:
         """Planned silence begins: the VM was paused, saved, or is on its way to another host."""
         self._detector.stop(now)

@@ -37,6 +37,7 @@ class Watch:
         "policy",
         "reprieve",
         "scheduled",
+        "unbooted_until",
     )
 
     def __init__(self, domain: Domain, policy: Policy, monitor: Monitor) -> None:
@@ -47,9 +48,12 @@ class Watch:
         #: When to try the channel again, and how often that failed in a row.
         self.connect_at = NEVER
         self.failures = 0
-        #: When to look again whether a guest that arrived has its port open.
+        #: When to look again whether the guest has its port open.
         self.look_at = NEVER
         self.looked = False
+        #: Until when silence is forgiven if the guest did not boot while nobody looked; None where
+        #: that is no question.
+        self.unbooted_until: float | None = None
         #: A VM that just started does not wait for those that were found running.
         self.had_channel = False
         #: QEMU has accepted the connection, or nobody tells.

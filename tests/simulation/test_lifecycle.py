@@ -432,6 +432,27 @@ def test_reboot_while_collectd_is_away(cloud: Cloud) -> None:
     assert [uuid for _, uuid, _, _ in node.alarms.raised[1:]] == [booting.uuid], "it never came up"
 
 
+def test_an_agent_that_closes_its_port_as_collectd_leaves_is_forgiven_no_boot(
+    cloud: Cloud,
+) -> None:
+    node = host_of(cloud, 10)
+    hanging, booting = node.vms["vm-1"], node.vms["vm-2"]
+    hanging.tells_port = booting.tells_port = True
+    node.kill()
+    hanging.hang()
+    hanging.said_closed_until = cloud.now + 2.0
+    node.start()
+    cloud.run(1.0)
+    booting.reset(HOST.grace_after_resume + LATEST_OF_MANY + 20.0)
+    cloud.run(HOST.grace_after_resume + LATEST_OF_MANY)
+    assert [(uuid, fault) for _, uuid, fault, _ in node.alarms.raised] == [
+        (hanging.uuid, HEARTBEAT_LOST)
+    ]
+    cloud.run(HOST.grace_after_reboot)
+    assert len(node.alarms.raised) == 1
+    assert node.health(booting.uuid) == "healthy"
+
+
 def test_reboot_in_the_moment_in_which_collectd_starts(cloud: Cloud) -> None:
     node = host_of(cloud, 1)
     (vm,) = node.vms.values()

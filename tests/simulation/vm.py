@@ -118,6 +118,8 @@ class Vm:
         self.hung = False
         #: Whether libvirt says if a process in the guest has the port open: not of a serial port.
         self.tells_port = False
+        #: Until then it says that none has, also where one has opened it again.
+        self.said_closed_until = 0.0
         #: Its guest did not boot in this run.
         self.carried = False
         self.agent: Session | None = None
@@ -133,7 +135,8 @@ class Vm:
         """What libvirt says of it."""
         channels: tuple[ChannelDevice, ...] = ()
         if self.port is not None:
-            opened = self.agent is not None if self.tells_port else None
+            has_open = self.agent is not None and self.cloud.now >= self.said_closed_until
+            opened = has_open if self.tells_port else None
             channels = (ChannelDevice(CHANNEL, self.port.path, guest_open=opened),)
         return Domain(
             uuid=self.uuid,
