@@ -38,10 +38,11 @@ MAX_UNSAVED = 4 * MAX_WANTED
 MAX_HOSTS = 100
 #: Alarms that are compared with an engine's list before others may have the outbox again.
 AT_ONCE = 100
-#: Seconds from when the broker took an alarm, for the first time or again, to its OK: of one that
-#: begins and ends in one moment vitrage-persistor, whose threads keep no order, may write the
-#: beginning last, and then lists it for ever.
-SETTLE = 3.0
+#: Seconds from when the broker took an alarm, for the first time or again, to its OK: of one whose
+#: beginning and end it gets in one moment vitrage-persistor, whose threads keep no order, may write
+#: the beginning last, and then lists it for ever. After an outage of the broker it was seen to be
+#: back 2 s after us, and as much behind then: 3 s were too few.
+SETTLE = 10.0
 #: An alarm is sent again after this part of the period at the earliest, at random: after an
 #: outage of the broker, a thousand nodes shall not stay in step.
 EARLIEST_RESEND = 0.75
