@@ -40,9 +40,11 @@ MAX_HOSTS = 100
 AT_ONCE = 100
 #: Seconds from when the broker took an alarm, for the first time or again, to its OK: of one whose
 #: beginning and end it gets in one moment vitrage-persistor, whose threads keep no order, may write
-#: the beginning last, and then lists it for ever. After an outage of the broker it was seen to be
-#: back 2 s after us, and as much behind then: 3 s were too few.
-SETTLE = 10.0
+#: the beginning last, and then lists it for ever.
+SETTLE = 3.0
+#: The most, for an alarm that had to wait itself: after an outage of the broker Vitrage has to find
+#: its way back as well. Its persistor was seen there 2 s after us, and as much behind then.
+SETTLE_MOST = 15.0
 #: An alarm is sent again after this part of the period at the earliest, at random: after an
 #: outage of the broker, a thousand nodes shall not stay in step.
 EARLIEST_RESEND = 0.75
@@ -98,7 +100,7 @@ class _Held:
     #: Since when it waits to be sent for the first time in its present state.
     waiting_since: float
     #: When it is to be sent again; meaningless while it waits.
-    due: float = 0.0
+    due: float = -math.inf
     #: When it may be cleared.
     settled: float = -math.inf
     #: Until when an OK is repeated; None: it was not sent yet.
@@ -200,7 +202,8 @@ class Outbox:
                 return
             self._waiting.pop(key, None)
             if held.wanted:
-                held.settled = now + SETTLE
+                waited = now - max(held.waiting_since, held.due)
+                held.settled = now + min(max(waited, SETTLE), SETTLE_MOST)
             held.due = now + self._resend_interval * random.uniform(EARLIEST_RESEND, 1.0)  # noqa: S311
             if not held.wanted:
                 if held.until is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, TypeVar
 
 from vitrage_notifier.engine_socket import EngineError, ask
-from vitrage_notifier.outbox import SETTLE
+from vitrage_notifier.outbox import SETTLE_MOST
 from vitrage_notifier.sender import ADVICE, NotSentError, Transport
 from vitrage_notifier.vitrage_api import NotAvailableError, Row, Vitrage, VitrageError
 
@@ -84,7 +84,7 @@ class Verification:
         with self._timed("cleared in Vitrage"):
             self._wait(
                 lambda: self._row(vitrage, incident) is None,
-                SETTLE + self._way.timeout,
+                SETTLE_MOST + self._way.timeout,
                 "Vitrage",
                 "still lists the alarm after its OK was sent: see vitrage-graph.log and the log of "
                 "vitrage-persistor",

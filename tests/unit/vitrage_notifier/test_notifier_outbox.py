@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vitrage_notifier import outbox as outbox_module
 from vitrage_notifier.alarm import Alarm, Cleared, OpenFaults, Raised, Subject
-from vitrage_notifier.outbox import SETTLE, Entry, Errand, Key, Outbox, OutboxFullError
+from vitrage_notifier.outbox import SETTLE, SETTLE_MOST, Entry, Errand, Key, Outbox, OutboxFullError
 
 VM = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 LOST = Subject("compute-1", VM, "heartbeat-lost")
@@ -77,13 +77,30 @@ def test_a_change_of_severity_clears_the_old_generation_first(outbox: Outbox) ->
 def test_an_alarm_settles_before_it_is_cleared(clock: Clock) -> None:
     outbox = Outbox(RESEND, REPEAT_OK, clock)
     outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
-    clock.now = 100.0  # the broker was away
+    clock.now += 0.5
     send_all(outbox)
     outbox.take(Cleared(LOST, 2.0, "i"))
     assert send_all(outbox) == []
     assert outbox.next_repeat() == SETTLE
     clock.now += SETTLE
     assert send_all(outbox) == [("i.1", "OK")]
+
+
+@pytest.mark.parametrize(("away", "settles"), [(8.0, 8.0), (100.0, SETTLE_MOST)])
+@pytest.mark.parametrize("sent", ["first", "again"])
+def test_an_alarm_that_had_to_wait_settles_for_as_long(
+    clock: Clock, sent: str, away: float, settles: float
+) -> None:
+    outbox = Outbox(RESEND, REPEAT_OK, clock)
+    outbox.take(Raised(LOST, "FAILURE", 1.0, "i"))
+    if sent == "again":
+        send_all(outbox)
+        clock.now += outbox.next_repeat()
+    clock.now += away
+    assert send_all(outbox) == [("i.1", "FAILURE")]
+    outbox.take(Cleared(LOST, 2.0, "i"))
+    assert send_all(outbox) == []
+    assert outbox.next_repeat() == settles
 
 
 def test_an_alarm_that_was_sent_again_settles_as_well(clock: Clock) -> None:
