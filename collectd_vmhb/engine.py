@@ -482,7 +482,6 @@ class Engine:
         """Expects answers of a guest that was migrated here, or restored, with its agent."""
         if watch.domain.guest_has_open(watch.policy.channel):
             watch.monitor.expect(now)
-            watch.look_at = NEVER
         elif not watch.looked and not watch.monitor.established:
             watch.looked = True
             watch.look_at = now + OPEN_KNOWN

@@ -453,6 +453,29 @@ def test_an_agent_that_closes_its_port_as_collectd_leaves_is_forgiven_no_boot(
     assert node.health(booting.uuid) == "healthy"
 
 
+def test_an_arrived_guest_that_closes_its_port_as_collectd_leaves_is_forgiven_no_boot(
+    cloud: Cloud,
+) -> None:
+    node = host_of(cloud, 1)
+    (vm,) = node.vms.values()
+    vm.tells_port = True
+    vm.save()
+    vm.restore()
+    cloud.run(10.0)
+    node.kill()
+    vm.hang()
+    vm.said_closed_until = cloud.now + 2.0
+    node.start()
+    cloud.run(3.0)
+    # All domains are read again, before the look at this one.
+    node.lose_libvirt()
+    node.find_libvirt()
+    cloud.run(HOST.grace_after_resume + LATEST_OF_MANY)
+    assert [(uuid, fault) for _, uuid, fault, _ in node.alarms.raised] == [
+        (vm.uuid, HEARTBEAT_LOST)
+    ]
+
+
 def test_reboot_in_the_moment_in_which_collectd_starts(cloud: Cloud) -> None:
     node = host_of(cloud, 1)
     (vm,) = node.vms.values()
